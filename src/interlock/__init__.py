@@ -1,0 +1,82 @@
+"""interlock: locks between processes that wake at once and say who holds them.
+
+    from interlock import Lock
+
+    with Lock("cache.lock", timeout=60):
+        ...
+
+Importing this package loads nothing else; each name brings what it needs when it is first used.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ._errors import (
+        DeadlockError,
+        EngineError,
+        LockError,
+        LostError,
+        NotHeldError,
+        ProtocolError,
+        Timeout,
+        UnsafePathError,
+        UnsupportedError,
+    )
+    from ._hold import AsyncHold, Hold
+    from ._inspect import inspect
+    from ._report import Party, Report
+    from .lock import AsyncLock, AsyncRLock, Lock, RLock
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncHold",
+    "AsyncLock",
+    "AsyncRLock",
+    "DeadlockError",
+    "EngineError",
+    "Hold",
+    "Lock",
+    "LockError",
+    "LostError",
+    "NotHeldError",
+    "Party",
+    "ProtocolError",
+    "RLock",
+    "Report",
+    "Timeout",
+    "UnsafePathError",
+    "UnsupportedError",
+    "__version__",
+    "inspect",
+]
+
+_HOMES = {
+    "_errors": (
+        "DeadlockError", "EngineError", "LockError", "LostError", "NotHeldError", "ProtocolError", "Timeout",
+        "UnsafePathError", "UnsupportedError",
+    ),
+    "_hold": ("AsyncHold", "Hold"),
+    "_inspect": ("inspect",),
+    "_report": ("Party", "Report"),
+    "lock": ("AsyncLock", "AsyncRLock", "Lock", "RLock"),
+}  # fmt: skip
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'interlock' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module("." + home, __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

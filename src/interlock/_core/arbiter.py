@@ -1,0 +1,139 @@
+"""Who of this process goes to the engine: threads and tasks queue here (FIFO) before one of them meets the kernel.
+
+Theory of operation
+-------------------
+Each resource that the process knows has one `Line`. At most one claim per line has *the turn*; only that claim
+has a descriptor (or a session) and talks to the engine, so a thousand waiting tasks cost one descriptor, and the
+kernel sees one contender per process.
+
+The turn is an entry of the dictionary `turns`. It is taken by `turns.setdefault(line, claim) is claim` and given
+back by deleting the entry, both one atomic step of the interpreter, so the uncontended path needs no mutex that a
+signal handler, a finalizer or a fork could find locked. Who finds the turn taken appends its `Place` to
+`line.queue`, *then* looks again (subscribe before try), and parks. Whoever gives the turn back deletes the entry,
+*then* unparks the first of the queue. One of the two always sees the other.
+
+Only the first place of a queue may take the turn, and a newcomer goes behind a queue that is not empty: FIFO.
+A place that leaves for any reason unparks the first place again, because its own wake-up may have been the one
+that the next needs.
+
+Invariants: a claim is in `turns` from before its first outside effect until after its last; so whoever walks
+`turns` (a forked child, the exit handler) sees every descriptor that this process holds for a lock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from weakref import WeakValueDictionary
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .._model import IO, Claim, Engine
+
+__all__ = ["Line", "Place", "give_back", "line_for", "turns"]
+
+
+class Line:
+    """One resource, as this process sees it. `key` is canonical, `resource` is what messages show."""
+
+    __slots__ = ("__weakref__", "courtesy", "engine", "key", "queue", "resource")
+
+    def __init__(self, engine: Engine, key: str, resource: str) -> None:
+        self.engine = engine
+        self.key = key
+        self.resource = resource
+        self.queue: deque[Place] = deque()
+        self.courtesy = 0.0
+        """Monotonic second from which a newcomer looks whether other processes wait, before it barges."""
+
+
+turns: dict[Line, Claim] = {}
+_lines: WeakValueDictionary[tuple[int, str], Line] = WeakValueDictionary()
+
+
+def line_for(engine: Engine, key: str, resource: str) -> Line:
+    """The line of this key; all locks of the process on one key share it."""
+    return _lines.setdefault((id(engine), key), Line(engine, key, resource))
+
+
+def give_back(claim: Claim) -> None:
+    """End a claim's turn, if it has it, and let the next place in."""
+    line = claim.line
+    if turns.get(line) is claim:
+        del turns[line]
+    if line.queue:
+        _wake_first(line)
+
+
+def _wake_first(line: Line) -> None:
+    try:
+        first = line.queue[0]
+    except IndexError:
+        return
+    first.parker.unpark()
+
+
+def forget_all() -> list[Claim]:
+    """In a forked child: empty every line, and return the claims that belong to the parent."""
+    inherited = list(turns.values())
+    turns.clear()
+    for line in list(_lines.values()):
+        line.queue.clear()
+    return inherited
+
+
+class Place:
+    """A claim's place in its line: the stake that the acquire loop drives."""
+
+    __slots__ = ("claim", "parker", "queued")
+
+    def __init__(self, io: IO, claim: Claim) -> None:
+        self.claim = claim
+        self.parker = io.parker()
+        self.queued = False
+
+    def _take_turn(self) -> bool:
+        claim = self.claim
+        line = claim.line
+        if turns.get(line) is claim:
+            return True
+        if not self.queued:
+            self.queued = True
+            line.queue.append(self)
+        try:
+            if line.queue[0] is not self:
+                return False
+        except IndexError:  # a fork in between emptied the line
+            self.queued = False
+            return False
+        if turns.setdefault(line, claim) is not claim:
+            return False
+        self._leave_queue()
+        return True
+
+    def _leave_queue(self) -> None:
+        if self.queued:
+            self.queued = False
+            try:
+                self.claim.line.queue.remove(self)
+            except ValueError:
+                pass
+
+    async def try_acquire(self, io: IO, deadline: float) -> bool:
+        claim = self.claim
+        return self._take_turn() and await claim.line.engine.try_acquire(io, claim, deadline)
+
+    async def wait(self, io: IO, until: float) -> None:
+        claim = self.claim
+        if turns.get(claim.line) is claim:
+            await claim.line.engine.wait(io, claim, until)
+        else:
+            await io.park(self.parker, until)
+
+    async def withdraw(self, io: IO) -> None:
+        claim = self.claim
+        try:
+            if turns.get(claim.line) is claim:
+                await claim.line.engine.withdraw(io, claim)
+        finally:
+            self._leave_queue()
+            give_back(claim)

@@ -1,0 +1,160 @@
+"""Waiting as an asyncio task: no thread per waiter; one reader per event loop and source, only while somebody waits."""
+
+from __future__ import annotations
+
+import asyncio
+from _thread import get_ident
+from time import monotonic
+from weakref import WeakKeyDictionary
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Generator
+    from typing import Any, TypeVar
+
+    from .._model import Parker, Source
+
+    T = TypeVar("T")
+
+
+class _FutureParker:
+    __slots__ = ("_future", "_loop", "_set", "_thread", "source")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, source: Source | None) -> None:
+        self._loop = loop
+        self._thread = get_ident()
+        self._set = False
+        self._future: asyncio.Future[None] | None = None
+        self.source = source
+
+    def unpark(self) -> None:
+        self._set = True
+        if get_ident() == self._thread:
+            self._resolve()
+        else:
+            try:
+                self._loop.call_soon_threadsafe(self._resolve)
+            except RuntimeError:  # the loop was closed: its tasks are gone or will be collected
+                pass
+
+    def _resolve(self) -> None:
+        future = self._future
+        if future is not None and not future.done():
+            future.set_result(None)
+
+    async def sleep(self, until: float) -> bool:
+        if self._set:
+            self._set = False
+            return True
+        self._future = future = self._loop.create_future()
+        timer = None
+        if until != float("inf"):
+            timer = self._loop.call_later(until - monotonic(), self._resolve)
+        try:
+            if not self._set:  # set by another thread since we looked
+                await future
+            return self._set
+        finally:
+            self._set = False
+            self._future = None
+            if timer is not None:
+                timer.cancel()
+
+
+class AsyncioIO:
+    """The io of one event loop. Keeps no reference to the loop: loops come and go, and this is keyed by them."""
+
+    __slots__ = ("__weakref__", "_readers")
+
+    def __init__(self) -> None:
+        self._readers: dict[int, int] = {}
+
+    def now(self) -> float:
+        return monotonic()
+
+    def owner(self) -> object:
+        return asyncio.current_task()
+
+    def parker(self, source: Source | None = None) -> Parker:
+        return _FutureParker(asyncio.get_running_loop(), source)
+
+    async def park(self, parker: Parker, until: float) -> bool:
+        assert isinstance(parker, _FutureParker)
+        source = parker.source
+        if source is None:
+            return await parker.sleep(until)
+        fd = source.fileno()
+        loop = asyncio.get_running_loop()
+        count = self._readers.get(fd, 0)
+        if not count:
+            loop.add_reader(fd, source.drain)
+        self._readers[fd] = count + 1
+        try:
+            return await parker.sleep(until)
+        finally:
+            self._readers[fd] -= 1
+            if not self._readers[fd]:
+                del self._readers[fd]
+                if not loop.is_closed():
+                    loop.remove_reader(fd)
+
+    async def call(self, fn: Callable[..., T], *args: object) -> T:
+        return fn(*args)
+
+    async def shield(self, awaitable: Coroutine[Any, Any, T]) -> T:
+        """Run to the end. Inline while nothing suspends; else in a task of its own, and a cancellation that
+        comes meanwhile is delivered afterwards."""
+        try:
+            pending = awaitable.send(None)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        task = asyncio.ensure_future(_rest(awaitable, pending))
+        cancelled = None
+        while not task.done():
+            try:
+                await asyncio.shield(task)
+            except asyncio.CancelledError as error:
+                if task.cancelled():
+                    break
+                cancelled = error
+        if cancelled is not None:
+            task.exception()
+            raise cancelled
+        return task.result()
+
+
+class _Resumed:
+    """A coroutine that has begun to wait for `pending`, to be awaited on from here."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T], pending: object) -> None:
+        self._coroutine = coroutine
+        self._pending = pending
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        pending = self._pending
+        try:
+            while True:
+                try:
+                    answer = yield pending
+                except BaseException as error:  # noqa: BLE001 - forwarded, not handled
+                    pending = self._coroutine.throw(error)
+                else:
+                    pending = self._coroutine.send(answer)
+        except StopIteration as end:
+            return end.value
+
+
+async def _rest(coroutine: Coroutine[Any, Any, T], pending: object) -> T:
+    result: T = await _Resumed(coroutine, pending)
+    return result
+
+
+_ios: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncioIO] = WeakKeyDictionary()
+
+
+def io_of_running_loop() -> AsyncioIO:
+    loop = asyncio.get_running_loop()
+    try:
+        return _ios[loop]
+    except KeyError:
+        return _ios.setdefault(loop, AsyncioIO())

@@ -1,0 +1,108 @@
+"""Waiting as a trio task: no thread per waiter; one system task per run and source, from the first wait to the run's end."""
+
+from __future__ import annotations
+
+from _thread import get_ident
+from time import monotonic
+
+import trio
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from typing import Any, TypeVar
+
+    from .._model import Parker, Source
+
+    T = TypeVar("T")
+
+
+def is_running() -> bool:
+    return trio.lowlevel.in_trio_run() and trio.lowlevel.in_trio_task()
+
+
+class _EventParker:
+    __slots__ = ("_event", "_set", "_thread", "_token", "source")
+
+    def __init__(self, source: Source | None) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        self._thread = get_ident()
+        self._set = False
+        self._event: trio.Event | None = None
+        self.source = source
+
+    def unpark(self) -> None:
+        self._set = True
+        if get_ident() == self._thread:
+            self._resolve()
+        else:
+            try:
+                self._token.run_sync_soon(self._resolve)
+            except trio.RunFinishedError:  # its tasks are gone
+                pass
+
+    def _resolve(self) -> None:
+        if self._event is not None:
+            self._event.set()
+
+    async def sleep(self, until: float) -> bool:
+        if self._set:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            self._event = event = trio.Event()
+            try:
+                if not self._set:  # set by another thread since we looked
+                    with trio.move_on_after(max(until - monotonic(), 0)):
+                        await event.wait()
+            finally:
+                self._event = None
+        was_set, self._set = self._set, False
+        return was_set
+
+
+async def _read(source: Source) -> None:
+    while True:
+        await trio.lowlevel.wait_readable(source.fileno())
+        source.drain()
+
+
+_read_here: trio.lowlevel.RunVar[set[int]] = trio.lowlevel.RunVar("interlock_sources")
+
+
+class TrioIO:
+    __slots__ = ()
+
+    def now(self) -> float:
+        return monotonic()
+
+    def owner(self) -> object:
+        return trio.lowlevel.current_task()
+
+    def parker(self, source: Source | None = None) -> Parker:
+        return _EventParker(source)
+
+    async def park(self, parker: Parker, until: float) -> bool:
+        assert isinstance(parker, _EventParker)
+        source = parker.source
+        if source is None:
+            return await parker.sleep(until)
+        try:
+            sources = _read_here.get()
+        except LookupError:
+            sources = set()
+            _read_here.set(sources)
+        fd = source.fileno()
+        if fd not in sources:
+            sources.add(fd)
+            trio.lowlevel.spawn_system_task(_read, source)
+        return await parker.sleep(until)
+
+    async def call(self, fn: Callable[..., T], *args: object) -> T:
+        return fn(*args)
+
+    async def shield(self, awaitable: Coroutine[Any, Any, T]) -> T:
+        with trio.CancelScope(shield=True):
+            return await awaitable
+
+
+io = TrioIO()

@@ -1,0 +1,113 @@
+"""The nouns that all layers share. Plain slotted classes: this module is what `import interlock` costs."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from typing import Any, Literal, Protocol, TypeVar
+
+    from ._core.arbiter import Line
+    from ._report import Party, Report
+
+    T = TypeVar("T")
+
+    class Parker(Protocol):
+        """Where one waiter sleeps. `unpark` may be called from any thread, from a finalizer, more than once."""
+
+        def unpark(self) -> None: ...
+
+    class Source(Protocol):
+        """A descriptor whose readability means news, and the function that reads the news and unparks whom it concerns."""
+
+        def fileno(self) -> int: ...
+        def drain(self) -> None: ...
+
+    class IO(Protocol):
+        """The only code that knows how to wait. Sync, async and simulated contenders differ here and nowhere else."""
+
+        def now(self) -> float: ...
+        def owner(self) -> object: ...
+        def parker(self, source: Source | None = None) -> Parker: ...
+        async def park(self, parker: Parker, until: float) -> bool:
+            """Sleep until `unpark` was called (also before) or the source has news: True; at `until`: False."""
+        async def call(self, fn: Callable[..., T], *args: object) -> T:
+            """One outside effect. In the simulator every one of them is a point where others may run."""
+        async def shield(self, awaitable: Coroutine[Any, Any, T]) -> T:
+            """Run to the end even while the caller is being cancelled."""
+
+    class Engine(Protocol):
+        """What a lock service must be able to do. No threads, no re-entrancy, no timeouts of its own."""
+
+        @property
+        def traits(self) -> Traits: ...
+        def require_fair(self, key: str) -> None:
+            """Raise `UnsupportedError` where this engine cannot be FIFO."""
+        def claim(self, line: Line, owner: object, fair: bool) -> Claim:
+            """A fresh stake; no outside effect."""
+        def try_now(self, claim: Claim, polite: bool) -> bool:
+            """The uncontended path without a coroutine. False: nothing is known, enter the loop with this claim."""
+        async def try_acquire(self, io: IO, claim: Claim, deadline: float) -> bool:
+            """Never waits. False: contended."""
+        async def wait(self, io: IO, claim: Claim, until: float) -> None:
+            """Until there may be news, at most until `until`. May return early, never oversleeps."""
+        async def release(self, io: IO, claim: Claim) -> None:
+            """Idempotent; only ever removes its own."""
+        async def withdraw(self, io: IO, claim: Claim) -> None:
+            """Undo, also a win whose answer was lost. Idempotent."""
+        def drop(self, claim: Claim) -> None:
+            """Release or withdraw without waiting: for finalizers, exit, signal handlers. Idempotent."""
+        def disown(self, claim: Claim) -> None:
+            """In a forked child: forget what belongs to the parent without undoing it there."""
+        def lost(self, claim: Claim) -> str:
+            """Why the hold is gone although nobody released it; empty while it stands."""
+        def inspect(self, line: Line) -> Report: ...
+        def blame(self, line: Line) -> tuple[Party | None, str]:
+            """For `Timeout`: one holder, found fast, and a hint."""
+
+    Family = Literal["session", "lease"]
+
+
+class Traits:
+    """What an engine promises. Facts, not options; the documented feature matrix is generated from them."""
+
+    __slots__ = ("excludes", "fair", "family", "fences", "name", "survives_crash", "wait")
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        family: Family,
+        excludes: Literal["threads", "processes", "hosts"],
+        fair: Literal["no starvation", "fifo"],
+        fences: bool,
+        survives_crash: bool,
+        wait: str,
+    ) -> None:
+        self.name = name
+        self.family: Family = family
+        self.excludes = excludes
+        self.fair = fair
+        self.fences = fences
+        self.survives_crash = survives_crash
+        self.wait = wait
+
+    def rows(self) -> dict[str, object]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+class Claim:
+    """A contender's stake in a line; once won, the grant. Engines add what they need to undo it.
+
+    `owner` is the thread or task that asked, `depth` how many holds a re-entrant owner has on it. `began` and
+    `since` are monotonic seconds: when it began to contend, and when it was granted (0.0: not yet).
+    """
+
+    __slots__ = ("began", "depth", "line", "owner", "since")
+
+    def __init__(self, line: Line, owner: object) -> None:
+        self.line = line
+        self.owner = owner
+        self.depth = 1
+        self.began = 0.0
+        self.since = 0.0

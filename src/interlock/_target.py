@@ -1,0 +1,77 @@
+"""From what users write (a path, an URL) to a line of an engine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from urllib.parse import quote, unquote, urlsplit
+
+from ._core.arbiter import line_for
+from ._errors import UnsupportedError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ._core.arbiter import Line
+
+_NAME_MAX = 200
+"""Bytes of a lock file's name that is made from a lock's name; longer ones are cut and get a hash."""
+
+
+def resolve(
+    target: str | os.PathLike[str], *, fair: bool = False, ttl: float | None = None, primitive: str = "auto"
+) -> Line:
+    """The line of `target`. Reads no file but the directories' symbolic links; opens nothing."""
+    path = os.fspath(target)
+    if not isinstance(path, str):
+        raise TypeError(f"a lock's target is a str or a path of str, not {type(path).__name__}")
+    if not path or "\0" in path:
+        raise ValueError(f"{path!r} is not a path: it is empty or contains NUL")
+    if "://" not in path:
+        return _path_line(path, path, fair, ttl, primitive)
+    url = urlsplit(path)
+    name = unquote(url.fragment)
+    if not name:
+        raise ValueError(f"{path!r} names no lock: put its name behind a '#'")
+    if url.query:
+        raise ValueError(f"{path!r}: unknown options {url.query!r}")
+    if url.scheme == "file":
+        if url.netloc not in ("", "localhost"):
+            raise ValueError(f"{path!r}: a file:// URL has no host; write file:///directory#name")
+        return _path_line(os.path.join(unquote(url.path) or os.sep, file_name(name)), path, fair, ttl, primitive)
+    if url.scheme == "memory":
+        from .engines.memory import engine
+
+        if ttl is not None or primitive != "auto":
+            raise UnsupportedError(f"{path}: ttl and primitive mean nothing for a lock in memory")
+        return line_for(engine, url.netloc + url.path + "#" + name, path)
+    raise UnsupportedError(f"there is no engine for {url.scheme}:// URLs")
+
+
+def file_name(name: str) -> str:
+    """A lock's name as a file name: injective, on case-folding filesystems too, with nothing but ASCII in it."""
+    escaped = "".join(f"%{ord(char):02X}" if char.isupper() else quote(char, safe="") for char in name)
+    escaped = escaped.replace("~", "%7E")
+    if escaped.startswith("."):
+        escaped = "%2E" + escaped[1:]
+    if len(escaped) > _NAME_MAX:
+        # "~" occurs in no short name, so a long one cannot meet a short one
+        escaped = escaped[: _NAME_MAX - 33] + "~" + hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return escaped + ".lock"
+
+
+def _path_line(path: str, resource: str, fair: bool, ttl: float | None, primitive: str) -> Line:
+    from .engines import kernel
+
+    if ttl is not None:
+        raise UnsupportedError(f"{resource}: a lock file is held until it is released; ttl is for engines that lease")
+    if primitive not in ("auto", "flock"):
+        raise ValueError(f"primitive {primitive!r} is not one of 'auto', 'flock'")
+    engine = kernel.engine()
+    directory, name = os.path.split(os.path.abspath(path))
+    if not name:
+        raise ValueError(f"{path!r} is a directory, not the path of a lock file")
+    # Links in the directories are followed, so that two spellings are one line. The file itself is never a link.
+    key = os.path.join(os.path.realpath(directory), name)
+    if fair:
+        engine.require_fair(key)
+    return line_for(engine, key, resource)

@@ -1,0 +1,359 @@
+"""`flock(2)` on a lock file (POSIX), `LockFileEx` (Windows): a session lock that dies with its holder.
+
+Theory of operation
+-------------------
+A claim has one descriptor, opened at the first attempt and kept until the claim ends; every attempt is a
+non-blocking `flock` on it. Descriptors of different claims are different open file descriptions, so threads
+exclude each other as processes do.
+
+The lock is on an inode, users mean a path. After each lock won, the descriptor is compared with the path; if
+somebody unlinked or replaced the file between open and lock, the claim starts over with a new descriptor. On the
+uncontended path the comparison is one `fstat`: a link count of 1. It sees unlink and replace (rename over), the
+two things that lock libraries and cleaners do. It does not see a rename *away* in the microsecond between open and
+lock; that is the same as a rename a microsecond after, which no check prevents and `Hold.lost` reports.
+
+Releasing is LOCK_UN, then close. The order matters twice: whoever is woken by the close finds the lock free,
+and a copy of the descriptor in a child cannot keep the lock.
+
+Waiting: subscribe, try again, sleep (`tickets` for who is woken, `_wait` for how). A process that dies raises its
+close event just *before* the kernel frees its lock (__fput: fsnotify_close, then locks_remove_file), so a try that
+fails after a wake-up is repeated after short naps that grow, then after the nap cap.
+"""
+
+from __future__ import annotations
+
+import sys
+from errno import EAGAIN
+from os.path import dirname
+from random import random
+from stat import S_IFMT, S_IFREG
+from time import monotonic
+
+from ..._core import arbiter, fork
+from ..._errors import DeadlockError, UnsupportedError
+from ..._model import Claim, Traits
+from . import tickets
+
+if sys.platform == "win32":
+    from .windows import EXCLUSIVE, OPEN
+else:
+    from .ops import EXCLUSIVE, OPEN
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Protocol
+
+    from ..._core.arbiter import Line
+    from ..._model import IO, Parker, Source
+    from ..._report import Party, Report
+    from .ops import Ops
+
+    class Instance(Source, Protocol):
+        """The process's event instance (`_wait.inotify.Instance` and its likes)."""
+
+        CLOSED: int
+        REPLACED: int
+
+        def watch(self, fd: int, what: int, key: object, tell: Callable[[], None]) -> int: ...
+        def unwatch(self, handle: int, key: object) -> None: ...
+
+    class Events(Protocol):
+        """A module of `_wait`."""
+
+        def shared(self) -> Instance | None: ...
+        def trusts(self, directory: str) -> bool: ...
+
+FOREVER = float("inf")
+NAP = 1.0
+"""Longest sleep of a waiter, jittered by a quarter, on filesystems whose events can be trusted: the net."""
+
+BLIND_NAP = 0.05
+"""Longest sleep, with full jitter, where events cannot be trusted (network filesystems, FUSE, no inotify)."""
+
+_ECHOES = (0.00005, 0.0002, 0.001, 0.001)
+"""Naps after a wake-up that did not lead to the lock: a dying holder's event comes before its lock is free."""
+
+_COURTESY = 0.0005
+"""How long a process may take a lock again and again before it looks whether others wait.
+Eventual fairness, with the interval that WebKit's and parking_lot's locks use."""
+
+PATIENCE = 0.01
+"""FIFO: how long the second in line lets the first have the free lock before it passes it by."""
+
+
+class KernelClaim(Claim):
+    """A stake in a lock file. `fds` is `[None, descriptor]` while the file is open, see `_close`."""
+
+    __slots__ = ("echo", "fair", "fds", "first", "front", "instance", "overdue", "parker", "ticket", "wd")
+
+    def __init__(self, line: Line, owner: object, fair: bool) -> None:
+        self.line = line
+        self.owner = owner
+        self.depth = 1
+        self.since = 0.0
+        self.fair = fair
+        self.fds: list[Any] = [None]
+        self.parker: Parker | None = None  # while it waits
+        self.instance: Instance | None = None  # from the first wait to the end
+
+
+class KernelEngine:
+    """The engine of paths. One instance serves all lock files of the process."""
+
+    def __init__(self, ops: Ops, events: Events | None) -> None:
+        self.ops = ops
+        self._events = events
+        self._trusted: dict[str, bool] = {}
+        self.traits = Traits(
+            name="kernel",
+            family="session",
+            excludes="processes",
+            fair="no starvation",
+            fences=False,
+            survives_crash=True,
+            wait="events" if events else "naps",
+        )
+
+    def require_fair(self, key: str) -> None:
+        """Raise `UnsupportedError` where processes cannot be queued in order."""
+        if sys.platform != "linux" or not self._queues(key):
+            raise UnsupportedError(
+                f"{key}: fair=True needs Linux and a local filesystem; leave it out, or move the lock file"
+            )
+
+    def claim(self, line: Line, owner: object, fair: bool) -> KernelClaim:
+        return KernelClaim(line, owner, fair)
+
+    def try_now(self, claim: KernelClaim, polite: bool) -> bool:
+        ops = self.ops
+        fds = claim.fds
+        line = claim.line
+        try:
+            fds.extend(map(ops.open, (line.key,), (OPEN,)))
+            fd: int = fds[1]  # type: ignore[assignment]
+            now = monotonic()
+            if polite and (now >= line.courtesy or claim.fair):
+                if self._queues(line.key) and tickets.anybody(ops, fd):
+                    return False
+                line.courtesy = now + _COURTESY
+            ops.flock(fd, EXCLUSIVE)
+            status = ops.fstat(fd)
+        except OSError:  # contended, or an error that the loop meets again and translates
+            return False
+        if status[3] != 1 or S_IFMT(status[0]) != S_IFREG:
+            return False
+        claim.since = now
+        return True
+
+    async def try_acquire(self, io: IO, claim: KernelClaim, deadline: float) -> bool:
+        ops = self.ops
+        path = claim.line.key
+        for _ in range(100):
+            if len(claim.fds) < 2:
+                await io.call(ops.open_lock_file, claim.fds, path)
+            fd: int = claim.fds[1]  # type: ignore[assignment]
+            if io.now() < deadline and not await io.call(self._may_try, claim, fd):
+                return False
+            if not await io.call(ops.try_lock, fd, path):
+                if claim.parker is None or await io.call(ops.current, fd, path):
+                    return False
+            elif await io.call(ops.current, fd, path):
+                if claim.parker is not None:
+                    await io.call(self._won, claim)
+                claim.since = io.now()
+                return True
+            # The file was unlinked or replaced: what was locked or waited for is nobody's lock any more.
+            await io.call(self.drop, claim)
+            claim.fds.append(None)
+        raise BlockingIOError(EAGAIN, "the lock file is replaced faster than it can be locked", path)
+
+    async def wait(self, io: IO, claim: KernelClaim, until: float) -> None:
+        if claim.parker is None:
+            await io.call(self._subscribe, io, claim, until)
+            return  # subscribed: now try again
+        if claim.instance is not None:
+            claim.instance.drain()
+        nap = self._nap(claim)
+        if await io.park(claim.parker, min(until, io.now() + nap)):
+            claim.echo = 0
+        else:
+            claim.echo += 1
+            claim.overdue = nap >= PATIENCE
+
+    def _nap(self, claim: KernelClaim) -> float:
+        if claim.instance is None:
+            return random() * min(BLIND_NAP, 0.001 * 2 ** min(claim.echo, 10))
+        if claim.first and claim.echo < len(_ECHOES):
+            return _ECHOES[claim.echo]
+        if claim.front and claim.fair and not claim.echo:
+            return PATIENCE
+        return NAP * (0.75 + random() / 2)
+
+    async def release(self, io: IO, claim: KernelClaim) -> None:
+        self.drop(claim)
+
+    async def withdraw(self, io: IO, claim: KernelClaim) -> None:
+        self.drop(claim)
+
+    def drop(self, claim: KernelClaim) -> None:
+        try:
+            if len(claim.fds) > 1:
+                if claim.instance is not None:
+                    self._unsubscribe(claim)
+                self.ops.unlock(claim.fds[1])
+        finally:
+            self._close(claim)
+
+    def disown(self, claim: KernelClaim) -> None:
+        claim.parker = claim.instance = None
+        self._close(claim)
+
+    def _close(self, claim: KernelClaim) -> None:
+        """Close the descriptor and forget it in one step that no signal handler can divide: `iter(pop, None)`
+        takes it from the list and `map` closes it, all in C, up to the None at the bottom."""
+        try:
+            list(map(self.ops.close, iter(claim.fds.pop, None)))
+        except IndexError:  # closed before
+            pass
+        except OSError:
+            # Linux has released the descriptor, and the lock with it, whatever close(2) says (EIO: NFS, bind mounts).
+            claim.fds.clear()
+
+    def lost(self, claim: KernelClaim) -> str:
+        path = claim.line.key
+        if not self.ops.current(claim.fds[1], path):
+            return f"{path} was unlinked or replaced while it was held"
+        return ""
+
+    # ---- the queue
+
+    def _queues(self, path: str) -> bool:
+        """Are there tickets and trustworthy events at this path?"""
+        if self._events is None:
+            return False
+        directory = dirname(path)
+        try:
+            return self._trusted[directory]
+        except KeyError:
+            trusted = self._trusted[directory] = self._events.trusts(directory)
+            return trusted
+
+    def _subscribe(self, io: IO, claim: KernelClaim, deadline: float) -> None:
+        if deadline == FOREVER:
+            for other in list(arbiter.turns.values()):
+                if other is not claim and other.owner == claim.owner and _same_file(claim, other, self.ops):
+                    raise DeadlockError(
+                        f"{claim.line.resource} is the same file as {other.line.resource}, which this "
+                        "thread or task holds: it would wait for itself for ever"
+                    )
+        claim.echo = 0
+        claim.front = claim.first = claim.overdue = False
+        instance = self._events.shared() if self._events and self._queues(claim.line.key) else None
+        claim.parker = parker = io.parker(instance)
+        if instance is None:
+            return
+        fd = claim.fds[1]
+        try:
+            claim.wd = instance.watch(fd, instance.REPLACED, claim, parker.unpark)
+        except OSError:  # no watches left: nap
+            return
+        try:
+            claim.ticket = tickets.enter(self.ops, fd)
+        except OSError:  # no byte-range locks here: nap
+            instance.unwatch(claim.wd, claim)
+            return
+        claim.instance = instance
+
+    def _may_try(self, claim: KernelClaim, fd: int) -> bool:
+        """Whose turn it is to try is decided here, who holds never is: see `tickets`."""
+        line = claim.line
+        if claim.parker is None:  # a newcomer
+            if monotonic() < line.courtesy and not claim.fair:
+                return True
+            return not (self._queues(line.key) and tickets.anybody(self.ops, fd))
+        instance = claim.instance
+        if instance is None:
+            return True
+        overdue, claim.overdue = claim.overdue, False
+        if not claim.front:
+            older = tickets.rank(self.ops, fd, claim.ticket, tickets.FRONT)
+            if older == tickets.FRONT:
+                return overdue
+            claim.front = True
+            claim.first = older == 0 or not claim.fair
+            claim.echo = 0
+            tickets.step_forward(self.ops, fd, claim.ticket)
+            instance.watch(fd, instance.CLOSED, claim, claim.parker.unpark)
+            return older == 0 or overdue
+        if claim.fair and not claim.first:
+            claim.first = tickets.rank(self.ops, fd, claim.ticket, 1) == 0
+            return claim.first or overdue
+        return True
+
+    def _won(self, claim: KernelClaim) -> None:
+        claim.parker = None
+        if claim.instance is not None:  # its watch goes at release: the new holder has better things to do now
+            tickets.leave(self.ops, claim.fds[1])
+
+    def _unsubscribe(self, claim: KernelClaim) -> None:
+        parker, claim.parker = claim.parker, None
+        instance, claim.instance = claim.instance, None
+        if instance is None:
+            return
+        instance.unwatch(claim.wd, claim)
+        if parker is not None:  # it gives up: the others may have counted on it
+            tickets.leave(self.ops, claim.fds[1])
+
+    def inspect(self, line: Line) -> Report:
+        from . import holders
+
+        return holders.report(self.traits, line)
+
+    def blame(self, line: Line) -> tuple[Party | None, str]:
+        from . import holders
+
+        return holders.blame(line)
+
+
+def _same_file(one: KernelClaim, other: Claim, ops: Ops) -> bool:
+    """Two paths may be one file: symbolic links in directories, bind mounts, hard links."""
+    try:
+        first, second = ops.fstat(one.fds[1]), ops.fstat(other.fds[1])  # type: ignore[attr-defined]
+    except (AttributeError, IndexError, OSError):
+        return False
+    return (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino)
+
+
+_engine: KernelEngine | None = None
+
+
+def engine() -> KernelEngine:
+    """The process's engine for paths, made for its platform at the first use."""
+    global _engine
+    if _engine is None:
+        if sys.platform == "win32":
+            from .windows import Ops
+
+            events = None
+        else:
+            import os
+
+            from .ops import Ops
+
+            os.register_at_fork(after_in_child=fork.after_fork_in_child)
+            events = _platform_events()
+        _engine = KernelEngine(Ops(), events)
+    return _engine
+
+
+def _platform_events() -> Events | None:
+    if sys.platform == "linux":
+        from ..._wait import inotify
+
+        return inotify
+    if sys.platform == "darwin" or "bsd" in sys.platform:
+        from ..._wait import kqueue
+
+        return kqueue
+    return None

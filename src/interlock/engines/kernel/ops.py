@@ -1,0 +1,155 @@
+"""Every outside effect of the kernel engine on POSIX, in one table that tests replace to fail, count or schedule it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import sys
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+from ..._errors import UnsafePathError, UnsupportedError
+
+assert sys.platform != "win32"
+
+OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+"""Never O_TRUNC: the path may turn out to be somebody's file. O_NONBLOCK: opening a FIFO must not hang."""
+
+_CREATE = OPEN | os.O_CREAT | os.O_EXCL
+_READ_ONLY = OPEN & ~os.O_RDWR
+EXCLUSIVE = fcntl.LOCK_EX | fcntl.LOCK_NB
+_UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, 524}  # 524: the kernel's ENOTSUPP (Lustre)
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+class Ops:
+    """The system calls, by name. Bound once: the uncontended path is made of little else."""
+
+    open = os.open
+    close = os.close
+    fstat = os.fstat
+    stat = os.stat
+    flock = fcntl.flock
+    fcntl = fcntl.fcntl
+    makedirs = os.makedirs
+    utime = os.utime
+
+    def touch(self, fd: int) -> None:
+        """Raise IN_ATTRIB for those who watch this file. Harmless where it is not allowed."""
+        try:
+            self.utime(fd)
+        except OSError:
+            pass
+
+    def boottime_ns(self) -> int:
+        return time.clock_gettime_ns(_CLOCK)
+
+    # ---- a lock file's life; `fds` is a list so that the descriptor is owned the moment that it exists
+
+    def open_lock_file(self, fds: list[Any], path: str) -> None:
+        """Open (or create) the lock file at `path` and put its descriptor into `fds`.
+
+        Opens without O_CREAT first: in a sticky directory with fs.protected_regular (Debian: 2) O_CREAT on
+        another user's file is EACCES although opening it is allowed. A file that may only be read is opened
+        read-only, which is enough for flock(2) on local filesystems.
+        """
+        for _ in range(100):
+            try:
+                # list.extend(map(...)) runs in C from the system call to the list: no signal handler can run
+                # in between and lose the descriptor.
+                fds.extend(map(self.open, (path,), (OPEN,)))
+                return
+            except FileNotFoundError:
+                pass
+            except PermissionError:
+                self._refuse_unsafe(path)
+                self._open_read_only(fds, path)
+                return
+            except OSError as error:
+                if error.errno == errno.EROFS:
+                    self._open_read_only(fds, path)
+                    return
+                self._refuse_unsafe(path)
+                raise
+            try:
+                fds.extend(map(self.open, (path,), (_CREATE,), (0o666,)))
+                return
+            except FileExistsError:
+                self._refuse_unsafe(path)  # a dangling symbolic link is "not found" and "exists"
+            except FileNotFoundError:
+                self.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        raise OSError(errno.EAGAIN, "the lock file is created and removed faster than it can be opened", path)
+
+    def _open_read_only(self, fds: list[Any], path: str) -> None:
+        fds.extend(map(self.open, (path,), (_READ_ONLY,)))
+
+    def _refuse_unsafe(self, path: str) -> None:
+        try:
+            mode = self.stat(path, follow_symlinks=False).st_mode
+        except OSError:
+            return
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise UnsafePathError(f"{path} is {_kind(mode)}, not a lock file; nothing was opened or locked")
+
+    def try_lock(self, fd: int, path: str) -> bool:
+        """One attempt. Translates errors once: contended (False), unsupported, failed."""
+        try:
+            self.flock(fd, EXCLUSIVE)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno == errno.EACCES:  # flock(2) over SMB says so for contention
+                return False
+            if error.errno in _UNSUPPORTED:
+                raise UnsupportedError(
+                    f"{path}: this filesystem has no flock(2) ({errno.errorcode.get(error.errno, error.errno)}:"
+                    f" {error.strerror}); put the lock file on a local filesystem"
+                ) from error
+            if error.errno == errno.EBADF:
+                raise UnsupportedError(
+                    f"{path}: this filesystem (NFS) locks only files that may be written; make it writable"
+                ) from error
+            error.filename = path
+            raise
+        return True
+
+    def unlock(self, fd: int) -> None:
+        """Let go. An error is none: the close that follows ends the lock in any case."""
+        try:
+            self.flock(fd, fcntl.LOCK_UN)
+        except OSError:
+            pass
+
+    def current(self, fd: int, path: str) -> bool:
+        """Is the locked descriptor still the file at `path`? Raises UnsafePathError for what is not a lock file."""
+        mine = self.fstat(fd)
+        if not stat.S_ISREG(mine.st_mode):
+            raise UnsafePathError(f"{path} is {_kind(mine.st_mode)}, not a lock file")
+        if mine.st_nlink > 1 and mine.st_uid != os.geteuid():
+            raise UnsafePathError(
+                f"{path} is a hard link to a file of user {mine.st_uid}: somebody else's file would be locked"
+            )
+        try:
+            there = self.stat(path, follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
+
+
+def _kind(mode: int) -> str:
+    for test, name in (
+        (stat.S_ISLNK, "a symbolic link"),
+        (stat.S_ISFIFO, "a FIFO"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISCHR, "a character device"),
+        (stat.S_ISBLK, "a block device"),
+        (stat.S_ISDIR, "a directory"),
+    ):
+        if test(mode):
+            return name
+    return "not a regular file"

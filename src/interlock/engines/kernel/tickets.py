@@ -1,0 +1,105 @@
+"""The queue of processes on a lock file: byte-range locks that say who waits, since when, and who is to wake. Linux only.
+
+Theory of operation
+-------------------
+`flock(2)` excludes; it does not queue waiters that have a timeout, since those cannot block in the kernel. If all
+of them sleep on inotify and race at each release, a release wakes everybody (32 processes: 62 us instead of 12)
+and the same few win (Jain index 0.3 to 0.8 over 32 processes, measured).
+
+So each waiter puts a *ticket* beside the lock: an open-file-description lock (F_OFD_SETLK) on one byte of the lock
+file, far beyond any content. The byte's offset is the time of arrival in nanoseconds of CLOCK_BOOTTIME, so the
+order of offsets is the order of arrival, with no counter to keep. The kernel removes a ticket with the descriptor:
+a waiter that dies leaves nothing behind. Nothing is written to the file.
+
+- The FRONT oldest tickets watch for the lock file's close and race for the lock; the others sleep on.
+  They know their rank from F_OFD_GETLK queries. A ticket in front is a write lock, another one a read lock, so
+  "is anybody in front?" is one query.
+- Who acquires takes its ticket away; when fewer than two are left in front and others wait, it touches the
+  file's times (IN_ATTRIB), which wakes those at the back to look at their rank.
+- The queue decides who *tries first*, never who *holds*: exclusion is flock's alone. Every decision here may be
+  wrong or late and only order or speed suffer. So stopped waiters, foreign byte-range locks, clocks of another
+  time namespace and lost wake-ups are all answered by one rule: whoever napped its full nap tries, whatever its rank.
+
+FIFO (`fair=True`) is the same queue in which only the oldest ticket tries, and the next ones after PATIENCE,
+in which a stopped waiter at the head is passed by.
+"""
+
+from __future__ import annotations
+
+import struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .ops import Ops
+
+FRONT = 4
+"""How many waiters a release wakes. One would do if none could be stopped or slow; each further one costs a wake-up."""
+
+BASE = 1 << 62  # foreign byte-range locks live near the start of files
+_GETLK = 36  # F_OFD_GETLK, F_OFD_SETLK: the fcntl module has them only from 3.9 on, and only where libc names them
+_SETLK = 37
+_READ, _WRITE, _NONE = 0, 1, 2
+_FLOCK = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux: type, whence, start, length, pid
+
+_ANYBODY = _FLOCK.pack(_WRITE, 0, BASE, 0, 0)
+_MINE = _FLOCK.pack(_NONE, 0, BASE, 0, 0)
+
+
+def anybody(ops: Ops, fd: int) -> bool:
+    """Does another contender wait for this lock file?"""
+    return ops.fcntl(fd, _GETLK, _ANYBODY)[0] != _NONE
+
+
+def enter(ops: Ops, fd: int) -> int:
+    """Queue up; returns the ticket."""
+    ticket = BASE + ops.boottime_ns()
+    ops.fcntl(fd, _SETLK, _FLOCK.pack(_READ, 0, ticket, 1, 0))
+    return ticket
+
+
+def rank(ops: Ops, fd: int, ticket: int, limit: int) -> int:
+    """How many older tickets there are, counted up to `limit`."""
+    older = 0
+    ranges = [(BASE, ticket)]
+    while ranges and older < limit:
+        start, end = ranges.pop()
+        if start >= end:
+            continue
+        found = ops.fcntl(fd, _GETLK, _FLOCK.pack(_WRITE, 0, start, end - start, 0))
+        if found[0] == _NONE:
+            continue
+        older += 1
+        # The kernel reports any one conflicting lock: look on both sides of it.
+        at = max(_FLOCK.unpack(found)[2], start)
+        ranges.append((at + 1, end))
+        ranges.append((start, at))
+    return older
+
+
+def step_forward(ops: Ops, fd: int, ticket: int) -> None:
+    """Show that this ticket is in front."""
+    try:
+        ops.fcntl(fd, _SETLK, _FLOCK.pack(_WRITE, 0, ticket, 1, 0))
+    except OSError:  # a read-only descriptor, or two tickets of one nanosecond: it is not counted as in front
+        pass
+
+
+def leave(ops: Ops, fd: int) -> None:
+    """Take the ticket away after winning, and call the next ones to the front when it empties."""
+    ops.fcntl(fd, _SETLK, _MINE)
+    if not anybody(ops, fd):
+        return
+    first = _in_front(ops, fd, BASE, 0)
+    if first is None or (
+        _in_front(ops, fd, first + 1, 0) is None
+        and (first == BASE or _in_front(ops, fd, BASE, first - BASE) is None)
+    ):
+        ops.touch(fd)
+
+
+def _in_front(ops: Ops, fd: int, start: int, length: int) -> int | None:
+    """Some ticket of the front in this range (a length of 0 reaches to the end), or None."""
+    found = ops.fcntl(fd, _GETLK, _FLOCK.pack(_READ, 0, start, length, 0))
+    if found[0] == _NONE:
+        return None
+    return max(int(_FLOCK.unpack(found)[2]), start)

@@ -1,0 +1,130 @@
+"""Locks that live in this process's memory: for tests, and for code whose target is sometimes an URL.
+
+Excludes threads and tasks of one process, nobody else. The queue of the arbiter is all the waiting that it needs;
+the engine's own waiting matters where claims come without an arbiter, as in the simulator.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from time import monotonic
+
+from .._model import Claim, Traits
+from .._report import Party, Report
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .._core.arbiter import Line
+    from .._model import IO, Parker
+
+
+class MemoryClaim(Claim):
+    __slots__ = ("parker", "token")
+
+    def __init__(self, line: Line, owner: object) -> None:
+        super().__init__(line, owner)
+        self.parker: Parker | None = None
+        self.token: int | None = None
+
+
+class MemoryEngine:
+    """Grants in order of arrival. One dictionary entry is the lock; taking it is one atomic step."""
+
+    def __init__(self) -> None:
+        self._grants: dict[str, MemoryClaim] = {}
+        self._queues: dict[str, deque[MemoryClaim]] = {}
+        self._tokens: dict[str, int] = {}
+        self.traits = Traits(
+            name="memory",
+            family="session",
+            excludes="threads",
+            fair="fifo",
+            fences=True,
+            survives_crash=True,
+            wait="events",
+        )
+
+    def claim(self, line: Line, owner: object, fair: bool) -> MemoryClaim:
+        return MemoryClaim(line, owner)
+
+    def require_fair(self, key: str) -> None:
+        """It is fair."""
+
+    def try_now(self, claim: MemoryClaim, polite: bool) -> bool:
+        key = claim.line.key
+        if self._grants.setdefault(key, claim) is not claim:
+            return False
+        self._granted(key, claim)
+        return True
+
+    def _granted(self, key: str, claim: MemoryClaim) -> None:
+        if claim.token is None:
+            claim.token = self._tokens[key] = self._tokens.get(key, 0) + 1
+        claim.since = monotonic()
+        self._leave(claim)
+
+    async def try_acquire(self, io: IO, claim: MemoryClaim, deadline: float) -> bool:
+        key = claim.line.key
+        queue = self._queues.get(key)
+        if queue and io.now() < deadline and queue[0] is not claim:
+            return False
+        if await io.call(self._grants.setdefault, key, claim) is not claim:
+            return False
+        await io.call(self._granted, key, claim)
+        return True
+
+    async def wait(self, io: IO, claim: MemoryClaim, until: float) -> None:
+        if claim.parker is None:
+            claim.parker = io.parker()
+            await io.call(self._queues.setdefault(claim.line.key, deque()).append, claim)
+            return  # subscribed: now try again
+        await io.park(claim.parker, until)
+
+    async def release(self, io: IO, claim: MemoryClaim) -> None:
+        await io.call(self.drop, claim)
+
+    async def withdraw(self, io: IO, claim: MemoryClaim) -> None:
+        await io.call(self.drop, claim)
+
+    def drop(self, claim: MemoryClaim) -> None:
+        key = claim.line.key
+        self._leave(claim)
+        if self._grants.get(key) is claim:
+            del self._grants[key]
+        queue = self._queues.get(key)
+        if queue:
+            first = queue[0].parker
+            if first is not None:
+                first.unpark()
+
+    def _leave(self, claim: MemoryClaim) -> None:
+        if claim.parker is not None:
+            claim.parker = None
+            try:
+                self._queues[claim.line.key].remove(claim)
+            except (KeyError, ValueError):
+                pass
+
+    def disown(self, claim: MemoryClaim) -> None:
+        """A forked child has a copy of all this memory, and nobody to share it with."""
+        self.drop(claim)
+
+    def lost(self, claim: MemoryClaim) -> str:
+        return "" if self._grants.get(claim.line.key) is claim else "its entry is gone"
+
+    def inspect(self, line: Line) -> Report:
+        holder, _ = self.blame(line)
+        return Report(line.resource, "memory", holders=(holder,) if holder else (), enforced=True)
+
+    def blame(self, line: Line) -> tuple[Party | None, str]:
+        import os
+        import time
+
+        claim = self._grants.get(line.key)
+        if claim is None:
+            return None, ""
+        since = time.time() - (monotonic() - claim.since)
+        return Party(os.getpid(), since=since, since_exact=True), "in this process"
+
+
+engine = MemoryEngine()
