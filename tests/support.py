@@ -1,0 +1,19 @@
+"""What several tests need: child processes that talk, and tools that may be missing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+
+def need(tool: str) -> str:
+    """The path of an outside program. Without it the test is skipped with the reason, or fails where all must run."""
+    found = shutil.which(tool)
+    if found is None:
+        reason = f"needs the program {tool!r}"
+        if os.environ.get("INTERLOCK_REQUIRE_ALL"):
+            pytest.fail(reason + ", and INTERLOCK_REQUIRE_ALL is set")
+        pytest.skip(reason)
+    return found
