@@ -14,8 +14,8 @@ class Party:
     """A holder or a waiter, as far as the system knows it.
 
     `since` is in seconds of the Unix epoch. Where `since_exact` is false it is the earliest that it can have been
-    (the process's start, or the lock file's last touch): kernels do not record when a lock was taken.
-    `inherited`: the process got the descriptor from the one that locked, which has let go or died.
+    (the process's start): kernels do not record when a lock was taken, only `interlock run` does.
+    `inherited`: the process got the descriptor from the one that locked, and keeps the lock should that one die.
     """
 
     pid: int | None

@@ -8,6 +8,8 @@ The kernel's own words, and where they mislead:
   who really keeps it. Only root sees other users'.
 - Waiters with a timeout are not in the kernel's queue; the ones of interlock are seen by their tickets
   (`tickets`), whose place is their time of arrival. Those blocked in flock(2) stand behind "->".
+- The kernel does not record when a lock was taken, and the file's times do not tell: waiters touch it. Holders
+  that care leave a mark (`tickets.mark`), seen by all in /proc/locks; of others the process's start is known.
 """
 
 from __future__ import annotations
@@ -15,11 +17,13 @@ from __future__ import annotations
 import os
 import pwd
 import socket
+import stat
 import sys
 import time
 from dataclasses import dataclass
 
 from ..._core.arbiter import turns
+from ..._errors import UnsafePathError
 from ..._report import Party, Report
 from . import tickets
 
@@ -31,6 +35,8 @@ if TYPE_CHECKING:
     from ..._model import Traits
 
 assert sys.platform != "win32"
+
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 @dataclass(frozen=True)
@@ -74,26 +80,37 @@ def _of_file(status: os.stat_result) -> list[_Entry]:
     return [entry for entry in same_inode if entry.device == device] or same_inode
 
 
-def _keepers(status: os.stat_result) -> Iterator[tuple[int, _Entry]]:
-    """Every (process, lock) whose descriptor keeps a lock on this file, inherited ones included."""
-    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+def _locks_of(pid: int, status: os.stat_result) -> list[_Entry] | None:
+    """The locks on this file that a process's descriptors keep. None: they are another user's, and not shown."""
+    found = []
+    try:
+        fds = os.listdir(f"/proc/{pid}/fd")
+    except PermissionError:
+        return None
+    except OSError:
+        return []
+    for fd in fds:
         try:
-            fds = os.listdir(f"/proc/{pid}/fd")
+            there = os.stat(f"/proc/{pid}/fd/{fd}")
+            if (there.st_dev, there.st_ino) != (status.st_dev, status.st_ino):
+                continue
+            with open(f"/proc/{pid}/fdinfo/{fd}", encoding="ascii", errors="replace") as info:
+                found += [_parse(line.removeprefix("lock:")) for line in info if line.startswith("lock:")]
         except OSError:
             continue
-        for fd in fds:
-            try:
-                there = os.stat(f"/proc/{pid}/fd/{fd}")
-                if (there.st_dev, there.st_ino) != (status.st_dev, status.st_ino):
-                    continue
-                with open(f"/proc/{pid}/fdinfo/{fd}", encoding="ascii", errors="replace") as info:
-                    lines = [line for line in info if line.startswith("lock:")]
-            except OSError:
-                continue
-            for line in lines:
-                entry = _parse(line.removeprefix("lock:"))
-                if entry is not None:
-                    yield pid, entry
+    return [entry for entry in found if entry is not None]
+
+
+def _processes() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _taken(table: list[_Entry]) -> float | None:
+    """When the lock was taken, if its holder says so."""
+    for entry in table:
+        if entry.kind == "OFDLCK" and tickets.TAKEN <= int(entry.start) < tickets.BASE:
+            return _epoch(int(entry.start) - tickets.TAKEN)
+    return None
 
 
 def report(traits: Traits, line: Line) -> Report:
@@ -105,21 +122,27 @@ def report(traits: Traits, line: Line) -> Report:
         status = os.stat(line.key, follow_symlinks=False)
     except FileNotFoundError:
         return Report(line.resource, traits.name, enforced=True, hint="there is no lock file yet")
+    if not stat.S_ISREG(status.st_mode):
+        raise UnsafePathError(f"{line.key} is not a regular file, so it is no lock file")
     table = _of_file(status)
-    lockers = {entry.pid for entry in table if entry.kind == "FLOCK" and not entry.blocked}
+    lockers = {entry.pid for entry in table if entry.kind == "FLOCK" and not entry.blocked and entry.pid > 0}
+    taken = _taken(table)
     holders: dict[int, Party] = {}
     waiters: dict[int, Party] = {}
-    for pid, entry in _keepers(status):
-        if entry.kind == "FLOCK":
-            holders[pid] = _party(pid, line, status, inherited=pid not in lockers)
-        elif entry.kind == "OFDLCK" and int(entry.start) >= tickets.BASE:
-            waiters[pid] = _party(pid, line, None, since=_epoch(int(entry.start) - tickets.BASE))
+    for pid in _processes():
+        locks = _locks_of(pid, status)
+        if locks is None and pid in lockers:
+            holders[pid] = _holder(pid, line, taken)
+        for entry in locks or ():
+            if entry.kind == "FLOCK":
+                holders[pid] = _holder(pid, line, taken, inherited=pid not in lockers)
+            elif entry.kind == "OFDLCK" and int(entry.start) >= tickets.BASE:
+                waiters[pid] = _party(pid, since=_epoch(int(entry.start) - tickets.BASE), since_exact=True)
     for entry in table:
         if entry.kind == "FLOCK" and entry.blocked and entry.pid > 0:
-            waiters.setdefault(entry.pid, _party(entry.pid, line, None))
-    for pid in lockers - holders.keys():
-        if pid > 0:
-            holders[pid] = _party(pid, line, status)
+            waiters.setdefault(entry.pid, _party(entry.pid))
+    if not holders:  # the locker is dead, and who inherited its descriptor may not be seen
+        holders = {pid: _holder(pid, line, taken) for pid in lockers}
     ordered = sorted(holders.items(), key=lambda item: (item[1].inherited, item[0]))
     return Report(
         line.resource,
@@ -136,45 +159,52 @@ def blame(line: Line) -> tuple[Party | None, str]:
     """One holder for an error message, without a walk through /proc unless the locker is gone."""
     claim = turns.get(line)
     if claim is not None and claim.since:
-        return _party(os.getpid(), line, None, since=time.time() - (time.monotonic() - claim.since)), "in this process"
+        return _holder(os.getpid(), line, None), "in this process"
     try:
         status = os.stat(line.key, follow_symlinks=False)
-        lockers = [entry.pid for entry in _of_file(status) if entry.kind == "FLOCK" and not entry.blocked]
+        table = _of_file(status)
+        lockers = [entry.pid for entry in table if entry.kind == "FLOCK" and not entry.blocked]
         for pid in lockers:
-            if pid > 0 and os.path.exists(f"/proc/{pid}"):
-                return _party(pid, line, status), ""
-        if lockers:
-            for pid, entry in _keepers(status):
+            if pid > 0 and os.path.exists(f"/proc/{pid}") and _locks_of(pid, status) != []:
+                return _holder(pid, line, _taken(table)), ""
+        for pid in _processes():
+            for entry in _locks_of(pid, status) or ():
                 if entry.kind == "FLOCK":
-                    return _party(pid, line, status, inherited=True), ""
+                    return _holder(pid, line, _taken(table), inherited=True), ""
     except OSError:
         pass
     return None, ""
 
 
-def _party(
-    pid: int,
-    line: Line,
-    status: os.stat_result | None,
-    *,
-    since: float | None = None,
-    inherited: bool = False,
-) -> Party:
-    words = _words(pid)
-    exact = since is not None
+def waiting(line: Line) -> int:
+    """How many processes wait for this lock file, as far as one look into /proc/locks tells."""
+    try:
+        table = _of_file(os.stat(line.key, follow_symlinks=False))
+    except OSError:
+        return 0
+    blocked = sum(entry.kind == "FLOCK" and entry.blocked for entry in table)
+    return blocked + sum(entry.kind == "OFDLCK" and int(entry.start) >= tickets.BASE for entry in table)
+
+
+def _holder(pid: int, line: Line, taken: float | None, inherited: bool = False) -> Party:
     claim = turns.get(line)
     if pid == os.getpid() and claim is not None and claim.since:
-        since, exact = time.time() - (time.monotonic() - claim.since), True
-    if since is None and status is not None:
-        since = max(_started(pid), status.st_mtime)
-        exact = _is_run(words)  # `interlock run` touches the file when it has the lock
+        taken = time.time() - (time.monotonic() - claim.since)
+    if taken is None:
+        return _party(pid, since=_started(pid), inherited=inherited)
+    return _party(pid, since=taken, since_exact=True, inherited=inherited)
+
+
+def _party(
+    pid: int, *, since: float | None = None, since_exact: bool = False, inherited: bool = False
+) -> Party:
     return Party(
         pid=pid,
-        command=_command(words),
+        command=_command(_words(pid)),
         user=_user(pid),
         host=socket.gethostname(),
         since=since,
-        since_exact=exact,
+        since_exact=since_exact,
         inherited=inherited,
     )
 
@@ -216,14 +246,14 @@ def _user(pid: int) -> str:
 
 
 def _epoch(boottime_ns: int) -> float:
-    return time.time() - (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - boottime_ns) / 1e9
+    return time.time() - (time.clock_gettime_ns(_CLOCK) - boottime_ns) / 1e9
 
 
-def _started(pid: int) -> float:
-    """When a process began, in seconds of the epoch; 0.0 if it is gone."""
+def _started(pid: int) -> float | None:
+    """When a process began, in seconds of the epoch; None if it is gone."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
             ticks = int(file.read().rpartition(")")[2].split()[19])
     except (OSError, ValueError, IndexError):
-        return 0.0
+        return None
     return _epoch(int(ticks / os.sysconf("SC_CLK_TCK") * 1e9))

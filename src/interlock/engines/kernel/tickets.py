@@ -36,6 +36,9 @@ FRONT = 4
 """How many waiters a release wakes. One would do if none could be stopped or slow; each further one costs a wake-up."""
 
 BASE = 1 << 62  # foreign byte-range locks live near the start of files
+TAKEN = 1 << 61
+"""Where a holder's mark lies: TAKEN + the time when it got the lock. For `holders` to read; not a ticket."""
+
 _GETLK = 36  # F_OFD_GETLK, F_OFD_SETLK: the fcntl module has them only from 3.9 on, and only where libc names them
 _SETLK = 37
 _READ, _WRITE, _NONE = 0, 1, 2
@@ -55,6 +58,15 @@ def enter(ops: Ops, fd: int) -> int:
     ticket = BASE + ops.boottime_ns()
     ops.fcntl(fd, _SETLK, _FLOCK.pack(_READ, 0, ticket, 1, 0))
     return ticket
+
+
+def mark(ops: Ops, fd: int) -> None:
+    """Let everybody see since when this lock is held. Gone with the last copy of the descriptor."""
+    ops.fcntl(fd, _SETLK, _FLOCK.pack(_READ, 0, TAKEN + ops.boottime_ns(), 1, 0))
+
+
+def unmark(ops: Ops, fd: int) -> None:
+    ops.fcntl(fd, _SETLK, _FLOCK.pack(_NONE, 0, TAKEN, BASE - TAKEN, 0))
 
 
 def rank(ops: Ops, fd: int, ticket: int, limit: int) -> int:
