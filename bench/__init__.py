@@ -1,0 +1,1 @@
+"""Benchmarks of interlock against bare system calls and its peers; see README.md here."""

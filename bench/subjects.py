@@ -1,0 +1,162 @@
+"""The locks that are compared: each as a pair of coroutine functions, so that one loop drives them all.
+
+Peers run with the settings that their users get, save for the timeout. A peer that is not installed stays
+in every table, as missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+try:
+    import fcntl
+except ImportError as error:
+    raise SystemExit("the benchmarks compare with flock(2) and fork(2): they need a POSIX system") from error
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable
+
+    Acquire = Callable[[], Awaitable[Any]]
+    Release = Callable[[Any], Awaitable[object]]
+
+TIMEOUT = 60  # no wait here comes near it; it is there so that the waits are timed ones
+OPEN = os.O_RDWR | os.O_CREAT
+
+
+class Subject(NamedTuple):
+    name: str
+    package: str | None  # what must be installed
+    make: Callable[[str], tuple[Acquire, Release]]  # of a path
+    asynchronous: bool = False
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Drive work that awaits nothing but this subject's verbs."""
+        if self.asynchronous:
+            asyncio.run(work)
+            return
+        try:
+            work.send(None)
+        except StopIteration:
+            return
+        raise RuntimeError(f"{self.name} suspended")
+
+
+def missing(package: str | None) -> str | None:
+    """Why a package cannot take part; imports it, so that forked children have it."""
+    if package is not None:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            return f"{package} is missing: {error}"
+    return None
+
+
+def present(subjects: Iterable[Subject], rows: list[dict[str, Any]]) -> list[Subject]:
+    """Those that can take part; the others become rows that say why not."""
+    able = []
+    for subject in subjects:
+        reason = missing(subject.package)
+        if reason is None:
+            able.append(subject)
+        else:
+            rows.append({"subject": subject.name, "missing": reason})
+    return able
+
+
+def versions() -> dict[str, str]:
+    found = {}
+    for package in ("interlock", "filelock", "portalocker", "fasteners"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            module = None if missing(package) else importlib.import_module(package)
+            found[package] = getattr(module, "__version__", "missing")
+    return found
+
+
+def _plain(acquire: Callable[[], Any], release: Callable[[Any], object]) -> tuple[Acquire, Release]:
+    async def acquiring() -> Any:
+        return acquire()
+
+    async def releasing(token: Any) -> None:
+        release(token)
+
+    return acquiring, releasing
+
+
+def flock(path: str) -> tuple[Acquire, Release]:
+    """The kernel's own queue: what a lock without a timeout can have, and the measure of the others."""
+
+    def acquire() -> int:
+        fd = os.open(path, OPEN, 0o666)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        return fd
+
+    def release(fd: int) -> None:
+        fcntl.flock(fd, fcntl.LOCK_UN)
+        os.close(fd)
+
+    return _plain(acquire, release)
+
+
+def interlock(path: str, fair: bool = False) -> tuple[Acquire, Release]:
+    from interlock import Lock
+
+    lock = Lock(path, fair=fair)
+    return _plain(lambda: lock.acquire(timeout=TIMEOUT), lambda hold: hold.release())
+
+
+def interlock_fair(path: str) -> tuple[Acquire, Release]:
+    return interlock(path, fair=True)
+
+
+def interlock_asyncio(path: str) -> tuple[Acquire, Release]:
+    from interlock import AsyncLock
+
+    lock = AsyncLock(path)
+
+    async def release(hold: Any) -> None:
+        await hold.release()
+
+    return lambda: lock.acquire(timeout=TIMEOUT), release
+
+
+def filelock(path: str) -> tuple[Acquire, Release]:
+    from filelock import FileLock
+
+    lock = FileLock(path)
+    return _plain(lambda: lock.acquire(timeout=TIMEOUT), lambda _: lock.release())
+
+
+def portalocker(path: str) -> tuple[Acquire, Release]:
+    from portalocker import Lock
+
+    lock = Lock(path, timeout=TIMEOUT)
+    return _plain(lock.acquire, lambda _: lock.release())
+
+
+def fasteners(path: str) -> tuple[Acquire, Release]:
+    from fasteners import InterProcessLock  # type: ignore[import-untyped]
+
+    lock = InterProcessLock(path)
+
+    def acquire() -> None:
+        if not lock.acquire(timeout=TIMEOUT):
+            raise TimeoutError(path)
+
+    return _plain(acquire, lambda _: lock.release())
+
+
+FLOCK = Subject("flock(2), blocking", None, flock)
+INTERLOCK = Subject("interlock", "interlock", interlock)
+FAIR = Subject("interlock, fair=True", "interlock", interlock_fair)
+ASYNCIO = Subject("interlock, asyncio", "interlock", interlock_asyncio, asynchronous=True)
+FILELOCK = Subject("filelock", "filelock", filelock)
+PORTALOCKER = Subject("portalocker", "portalocker", portalocker)
+FASTENERS = Subject("fasteners", "fasteners", fasteners)
+
+CONTENDERS = (FLOCK, INTERLOCK, FAIR, ASYNCIO, FILELOCK, PORTALOCKER, FASTENERS)
