@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import select
+import sys
 import threading
 from _thread import allocate_lock, get_ident
+from itertools import chain, starmap
 from time import monotonic, sleep
+
+from .._identity import me
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +21,8 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-_LONGEST = min(threading.TIMEOUT_MAX, 1e6)
+_LONGEST = 0.25 if sys.platform == "win32" else min(threading.TIMEOUT_MAX, 1e6)
+"""Longest sleep in one piece. On Windows a thread that sleeps on a lock hears no Ctrl-C before it wakes."""
 
 
 class _LockParker:
@@ -50,10 +55,11 @@ class _PollParker:
     def __init__(self, source: Source) -> None:
         self._set = False
         self._thread = get_ident()
-        self._wake = _wake_pool.pop() if _wake_pool else _Wake()
-        self._poll = select.poll()
-        self._poll.register(source.fileno(), select.POLLIN)
-        self._poll.register(self._wake.reader, select.POLLIN)
+        self._wake = _wake()
+        if sys.platform != "win32":  # has no poll, and no engine there has a source
+            self._poll = select.poll()
+            self._poll.register(source.fileno(), select.POLLIN)
+            self._poll.register(self._wake.fds[0], select.POLLIN)
 
     def unpark(self) -> None:
         self._set = True
@@ -61,6 +67,8 @@ class _PollParker:
             self._wake.send()
 
     def sleep(self, seconds: float) -> bool:
+        if sys.platform == "win32":
+            return False
         if self._set:
             self._set = False
             self._wake.clear()
@@ -81,39 +89,51 @@ class _PollParker:
 
 
 class _Wake:
-    __slots__ = ("pid", "reader", "writer")
+    """`fds`: where to read, where to write; an eventfd is both."""
+
+    __slots__ = ("fds", "pid")
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        if hasattr(os, "eventfd"):
-            self.reader = self.writer = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        else:
-            self.reader, self.writer = os.pipe()
-            os.set_blocking(self.reader, False)
-            os.set_blocking(self.writer, False)
+        self.fds: list[int] = []
+        # In C from the system call to the list: no signal handler runs in between and loses the descriptors.
+        if sys.platform == "linux":
+            self.fds.extend(map(os.eventfd, (0,), (os.EFD_CLOEXEC | os.EFD_NONBLOCK,)))
+        elif sys.platform != "win32":
+            self.fds.extend(chain.from_iterable(starmap(os.pipe, ((),))))
+            for fd in self.fds:
+                os.set_blocking(fd, False)
 
     def send(self) -> None:
         try:
-            os.write(self.writer, b"\1\0\0\0\0\0\0\0")
+            os.write(self.fds[-1], b"\1\0\0\0\0\0\0\0")
         except BlockingIOError:  # already full of wake-ups
             pass
 
     def clear(self) -> None:
         try:
-            os.read(self.reader, 4096)
+            os.read(self.fds[0], 4096)
         except BlockingIOError:
             pass
 
     def __del__(self) -> None:
         try:
-            os.close(self.reader)
-            if self.writer != self.reader:
-                os.close(self.writer)
+            list(map(os.close, self.fds))
         except (AttributeError, OSError):
             pass
 
 
 _wake_pool: list[_Wake] = []
+
+
+def _wake() -> _Wake:
+    """One from the pool, or a new one; never the parent's: a forked child would steal its wake-ups."""
+    try:
+        while (wake := _wake_pool.pop()).pid != os.getpid():
+            pass
+    except IndexError:
+        wake = _Wake()
+    return wake
 
 
 class BlockingIO:
@@ -125,7 +145,7 @@ class BlockingIO:
         return monotonic()
 
     def owner(self) -> object:
-        return get_ident()
+        return me.token
 
     def parker(self, source: Source | None = None) -> Parker:
         return _LockParker() if source is None else _PollParker(source)

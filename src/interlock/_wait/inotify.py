@@ -21,10 +21,13 @@ import ctypes
 import errno
 import os
 import struct
+import sys
 from threading import RLock
 
 from .._core import fork
 from .mounts import LOCAL, fstype
+
+assert sys.platform == "linux"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,58 +54,83 @@ class Instance:
         libc = ctypes.CDLL(None, use_errno=True)
         self._add = libc.inotify_add_watch
         self._rm = libc.inotify_rm_watch
-        fd = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        if fd < 0:
+        # In C from the system call to the list: no signal handler runs in between and loses the descriptor.
+        self._fds: list[int] = []
+        self._fds.extend(map(libc.inotify_init1, (os.O_NONBLOCK | os.O_CLOEXEC,)))
+        if self._fds[0] < 0:
             raise OSError(ctypes.get_errno(), "inotify_init1")
-        self._fd = fd
-        self._watchers: dict[int, dict[object, Callable[[], None]]] = {}
+        self._watchers: dict[int, dict[object, Callable[[], object]]] = {}
         self._lock = RLock()  # a finalizer may unwatch while we are inside
 
     def fileno(self) -> int:
-        return self._fd
+        return self._fds[0]
 
-    def watch(self, fd: int, what: int, key: object, tell: Callable[[], None]) -> int:
+    def watch(self, fd: int, what: int, key: object, tell: Callable[[], object]) -> int:
         """Call `tell` at each event of `what` on the file that `fd` is on. Returns the handle for `unwatch`.
 
         Watching again adds to what is watched. Raises `OSError` (ENOSPC: fs.inotify.max_user_watches).
         """
+        wds: list[int] = []
         with self._lock:
-            wd: int = self._add(self._fd, b"/proc/self/fd/%d" % fd, what | _IN_MASK_ADD)
-            if wd < 0:
-                number = ctypes.get_errno()
-                raise OSError(number, os.strerror(number), "inotify_add_watch")
-            self._watchers[wd] = {**self._watchers.get(wd, {}), key: tell}
-            return wd
+            try:
+                mask = what | _IN_MASK_ADD
+                wds.extend(map(self._add, self._fds, (b"/proc/self/fd/%d" % fd,), (mask,)))
+                if wds[0] < 0:
+                    number = ctypes.get_errno()
+                    raise OSError(number, os.strerror(number), "inotify_add_watch")
+                self._watchers[wds[0]] = {**self._watchers.get(wds[0], {}), key: tell}
+                return wds[0]
+            except BaseException:
+                for wd in wds:
+                    if wd not in self._watchers:
+                        self._rm(self._fds[0], wd)
+                raise
 
     def unwatch(self, handle: int, key: object) -> None:
+        """End what `watch` began for this key, also when its handle was lost on the way (0). Idempotent."""
         with self._lock:
-            left = {other: tell for other, tell in self._watchers.get(handle, {}).items() if other is not key}
-            if left:
-                self._watchers[handle] = left
-            elif self._watchers.pop(handle, None) is not None:
-                self._rm(self._fd, handle)
+            for wd in (handle,) if handle else tuple(self._watchers):
+                watchers = self._watchers.get(wd, {})
+                if key not in watchers:
+                    continue
+                if len(watchers) > 1:
+                    self._watchers[wd] = {other: tell for other, tell in watchers.items() if other is not key}
+                else:
+                    self._rm(self._fds[0], wd)
+                    del self._watchers[wd]
 
     def drain(self) -> None:
         """Read what has come and tell whom it concerns; never blocks."""
+        news: list[bytes] = []
         try:
-            news = os.read(self._fd, 8192)
+            news.extend(map(os.read, self._fds, (8192,)))
+            self._tell(self._concerned(news[0]))
         except BlockingIOError:
-            return
+            pass
+        except BaseException:
+            if news:  # read, so nobody else will hear of it
+                self._tell(set(self._watchers))
+            raise
+
+    def _concerned(self, news: bytes) -> set[int]:
         at = 0
-        told: set[int] = set()
+        concerned: set[int] = set()
         while at < len(news):
             wd, mask, _cookie, length = _EVENT.unpack_from(news, at)
             at += _EVENT.size + length
             if mask & _IN_Q_OVERFLOW:
-                told.update(self._watchers)
+                concerned.update(self._watchers)
             elif not mask & _IN_IGNORED:
-                told.add(wd)
-        for wd in told:
+                concerned.add(wd)
+        return concerned
+
+    def _tell(self, concerned: set[int]) -> None:
+        for wd in concerned:
             for tell in self._watchers.get(wd, {}).values():
                 tell()
 
     def close(self) -> None:
-        os.close(self._fd)
+        os.close(self._fds[0])
 
 
 _instance: Instance | None = None
