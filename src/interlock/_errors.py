@@ -31,11 +31,14 @@ class Timeout(LockError, TimeoutError):
     """
 
     def __init__(self, resource: str, waited: float, holder: Party | None = None, hint: str = "") -> None:
-        super().__init__(resource, waited, holder, hint)
+        super().__init__(resource)  # OSError would read two and more arguments as errno, strerror, filename
         self.resource = resource
         self.waited = waited
         self.holder = holder
         self.hint = hint
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.resource, self.waited, self.holder, self.hint), self.__dict__
 
     def __str__(self) -> str:
         held = f": held by {self.holder}" if self.holder is not None else ""

@@ -5,14 +5,17 @@ from __future__ import annotations
 import warnings
 from time import monotonic
 
-from ._core.arbiter import give_back, turns
+from ._core.arbiter import turns, wake_first
 from ._errors import LostError, NotHeldError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
+    from typing import TypeVar
 
     from ._model import Claim
+
+    H = TypeVar("H", bound="_BaseHold")
 
 __all__ = ["AsyncHold", "Hold"]
 
@@ -21,76 +24,97 @@ class _BaseHold:
     """The facts of a hold. It belongs to the process that acquired it, not to a thread: any of its threads may
     release it. A forked child has none of its parent's holds."""
 
-    __slots__ = ("__weakref__", "_claim", "_released", "waited")
+    __slots__ = ("__weakref__", "_claim", "_was")
 
-    waited: float
-    """Seconds between the call of acquire and the grant; 0.0 where the lock was free at once."""
-
-    def __init__(self, claim: Claim, waited: float = 0.0, released: bool = False) -> None:
-        self._released = released
-        self._claim = claim
-        self.waited = waited
+    _claim: Claim | None
+    """None once released; `_was` remembers it then, for messages. Set by `hold_on`; there is no `__init__`,
+    which alone would be 2 % of an uncontended acquire and release."""
+    _was: Claim
 
     @property
     def resource(self) -> str:
         """What is locked, as the user named it."""
-        return self._claim.line.resource
+        return (self._claim or self._was).line.resource
+
+    @property
+    def owner(self) -> object:
+        """The thread (its ident) or the task that acquired."""
+        return (self._claim or self._was).owner
+
+    @property
+    def waited(self) -> float:
+        """Seconds between the call of acquire and the grant; 0.0 where the lock was free at once."""
+        claim = self._claim or self._was
+        return claim.since - claim.began if claim.began else 0.0
 
     @property
     def token(self) -> int | None:
         """The fencing token, strictly increasing per resource, or `None`: the engine of paths gives none."""
-        return getattr(self._claim, "token", None)
+        return (self._claim or self._was).token
 
     @property
     def held(self) -> bool:
         """Is this hold unreleased, and of this process? Says nothing about `lost`."""
         claim = self._claim
-        return not self._released and turns.get(claim.line) is claim
+        return claim is not None and turns.get(claim.line) is claim
 
     @property
     def lost(self) -> bool:
         """Has the world taken the lock away (its file unlinked or replaced)? Asks the filesystem at each call."""
-        return self.held and bool(self._claim.line.engine.lost(self._claim))
+        claim = self._claim
+        return claim is not None and turns.get(claim.line) is claim and bool(claim.line.engine.lost(claim))
 
     def assert_held(self) -> None:
         """Raise `NotHeldError` if released or inherited by fork, `LostError` if the lock was taken away.
 
         True at the moment of the check; only a fencing token protects a later write.
         """
-        if not self.held:
+        claim = self._claim
+        if claim is None or turns.get(claim.line) is not claim:
             raise NotHeldError(f"{self.resource} is not held: {self._why_not()}")
-        reason = self._claim.line.engine.lost(self._claim)
+        reason = claim.line.engine.lost(claim)
         if reason:
             raise LostError(f"{self.resource} is lost: {reason}")
 
     def _why_not(self) -> str:
-        if self._released:
+        if self._claim is None:
             return "this hold was released before"
         return "this process is a forked child, and the hold is its parent's"
 
-    def _release(self) -> None:
+    def _let_go(self) -> bool:
+        """Release, or do nothing and return False if this hold is not held."""
         claim = self._claim
-        if self._released or turns.get(claim.line) is not claim:
-            raise NotHeldError(f"{self.resource} cannot be released: {self._why_not()}")
+        if claim is None:
+            return False
+        line = claim.line
+        if turns.get(line) is not claim:
+            return False
         if claim.depth > 1:
-            self._released = True
+            self._was, self._claim = claim, None
             claim.depth -= 1
-            return
+            return True
         try:
-            claim.line.engine.drop(claim)
+            line.engine.drop(claim)
         finally:
-            self._released = True
-            give_back(claim)
+            self._was = claim
+            self._claim = None
+            if turns.get(line) is claim:
+                del turns[line]
+            if line.queue:
+                wake_first(line)
+        return True
+
+    def _not_held(self) -> NotHeldError:
+        return NotHeldError(f"{self.resource} cannot be released: {self._why_not()}")
 
     def __del__(self) -> None:
         try:
-            if self._released:
+            if self._claim is None:
                 return
             resource = self.resource
         except AttributeError:  # interrupted while it was made: `acquire` has undone the claim
             return
-        if self.held:
-            self._release()
+        if self._let_go():
             warnings.warn(
                 f"the hold on {resource} was dropped without release(); the lock is free now",
                 ResourceWarning,
@@ -102,7 +126,7 @@ class _BaseHold:
         if not self.held:
             state = self._why_not()
         else:
-            state = f"held for {monotonic() - self._claim.since:.3f} s"
+            state = f"held for {monotonic() - (self._claim or self._was).since:.3f} s"
         return f"<{type(self).__name__} {self.resource!r} {state}>"
 
     def __reduce__(self) -> str:
@@ -117,7 +141,8 @@ class Hold(_BaseHold):
 
     def release(self) -> None:
         """Let go. Raises `NotHeldError` when it was released before, or in a forked child; then nothing happens."""
-        self._release()
+        if not self._let_go():
+            raise self._not_held()
 
     def renew(self) -> None:
         """Make sure that the hold goes on. A session lock never expires, so this is `assert_held()`."""
@@ -129,8 +154,7 @@ class Hold(_BaseHold):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.held:
-            self._release()
+        self._let_go()
 
 
 class AsyncHold(_BaseHold):
@@ -140,7 +164,8 @@ class AsyncHold(_BaseHold):
 
     async def release(self) -> None:
         """Let go. Raises `NotHeldError` when it was released before, or in a forked child; then nothing happens."""
-        self._release()
+        if not self._let_go():
+            raise self._not_held()
 
     async def renew(self) -> None:
         """Make sure that the hold goes on. A session lock never expires, so this is `assert_held()`."""
@@ -152,5 +177,11 @@ class AsyncHold(_BaseHold):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.held:
-            self._release()
+        self._let_go()
+
+
+def hold_on(kind: type[H], claim: Claim) -> H:
+    """The hold of a won claim."""
+    hold = kind()
+    hold._claim = claim
+    return hold

@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
     class Parker(Protocol):
-        """Where one waiter sleeps. `unpark` may be called from any thread, from a finalizer, more than once."""
+        """Where one waiter sleeps. `unpark` may be called from any thread, from a finalizer, more than once.
+        It returns False when nobody can ever come back from there: the event loop was closed over its tasks."""
 
-        def unpark(self) -> None: ...
+        def unpark(self) -> bool | None: ...
 
     class Source(Protocol):
-        """A descriptor whose readability means news, and the function that reads the news and unparks whom it concerns."""
+        """A descriptor whose readability means news, and the function that reads them and unparks whom they concern."""
 
         def fileno(self) -> int: ...
         def drain(self) -> None: ...
@@ -43,23 +44,23 @@ if TYPE_CHECKING:
         def traits(self) -> Traits: ...
         def require_fair(self, key: str) -> None:
             """Raise `UnsupportedError` where this engine cannot be FIFO."""
-        def claim(self, line: Line, owner: object, fair: bool) -> Claim:
+        def claim(self, line: Line, owner: object, fair: bool) -> Any:
             """A fresh stake; no outside effect."""
-        def try_now(self, claim: Claim, polite: bool) -> bool:
+        def try_now(self, claim: Any, polite: bool) -> bool:
             """The uncontended path without a coroutine. False: nothing is known, enter the loop with this claim."""
-        async def try_acquire(self, io: IO, claim: Claim, deadline: float) -> bool:
+        async def try_acquire(self, io: IO, claim: Any, deadline: float) -> bool:
             """Never waits. False: contended."""
-        async def wait(self, io: IO, claim: Claim, until: float) -> None:
+        async def wait(self, io: IO, claim: Any, until: float) -> None:
             """Until there may be news, at most until `until`. May return early, never oversleeps."""
-        async def release(self, io: IO, claim: Claim) -> None:
+        async def release(self, io: IO, claim: Any) -> None:
             """Idempotent; only ever removes its own."""
-        async def withdraw(self, io: IO, claim: Claim) -> None:
+        async def withdraw(self, io: IO, claim: Any) -> None:
             """Undo, also a win whose answer was lost. Idempotent."""
-        def drop(self, claim: Claim) -> None:
+        def drop(self, claim: Any) -> None:
             """Release or withdraw without waiting: for finalizers, exit, signal handlers. Idempotent."""
-        def disown(self, claim: Claim) -> None:
+        def disown(self, claim: Any) -> None:
             """In a forked child: forget what belongs to the parent without undoing it there."""
-        def lost(self, claim: Claim) -> str:
+        def lost(self, claim: Any) -> str:
             """Why the hold is gone although nobody released it; empty while it stands."""
         def inspect(self, line: Line) -> Report: ...
         def blame(self, line: Line) -> tuple[Party | None, str]:
@@ -103,11 +104,13 @@ class Claim:
     `since` are monotonic seconds: when it began to contend, and when it was granted (0.0: not yet).
     """
 
-    __slots__ = ("began", "depth", "line", "owner", "since")
+    line: Line
+    owner: object
+    depth = 1
+    began = 0.0
+    since = 0.0
+    token: int | None = None
 
     def __init__(self, line: Line, owner: object) -> None:
         self.line = line
         self.owner = owner
-        self.depth = 1
-        self.began = 0.0
-        self.since = 0.0

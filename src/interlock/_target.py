@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from urllib.parse import quote, unquote, urlsplit
 
+from ._core import fork
 from ._core.arbiter import line_for
 from ._errors import UnsupportedError
 
@@ -16,11 +15,17 @@ if TYPE_CHECKING:
 _NAME_MAX = 200
 """Bytes of a lock file's name that is made from a lock's name; longer ones are cut and get a hash."""
 
+_DEVICES = frozenset(
+    ["con", "prn", "aux", "nul", *(port + digit for port in ("com", "lpt") for digit in "123456789")]
+)  # Windows opens the device, whatever directory and suffix come with these names
+
 
 def resolve(
     target: str | os.PathLike[str], *, fair: bool = False, ttl: float | None = None, primitive: str = "auto"
 ) -> Line:
     """The line of `target`. Reads no file but the directories' symbolic links; opens nothing."""
+    if hasattr(os, "register_at_fork"):
+        fork.watch(os.register_at_fork)
     path = os.fspath(target)
     if not isinstance(path, str):
         raise TypeError(f"a lock's target is a str or a path of str, not {type(path).__name__}")
@@ -28,6 +33,8 @@ def resolve(
         raise ValueError(f"{path!r} is not a path: it is empty or contains NUL")
     if "://" not in path:
         return _path_line(path, path, fair, ttl, primitive)
+    from urllib.parse import unquote, urlsplit
+
     url = urlsplit(path)
     name = unquote(url.fragment)
     if not name:
@@ -48,14 +55,23 @@ def resolve(
 
 
 def file_name(name: str) -> str:
-    """A lock's name as a file name: injective, on case-folding filesystems too, with nothing but ASCII in it."""
-    escaped = "".join(f"%{ord(char):02X}" if char.isupper() else quote(char, safe="") for char in name)
+    """A lock's name as a file name: injective, also where the filesystem folds case, and nothing but ASCII."""
+    from urllib.parse import quote
+
+    # Capitals of ASCII are escaped as well; all others are bytes of UTF-8, which `quote` escapes in any case.
+    escaped = "".join(
+        f"%{ord(char):02X}" if "A" <= char <= "Z" else quote(char, safe="", errors="surrogatepass")
+        for char in name
+    )
     escaped = escaped.replace("~", "%7E")
-    if escaped.startswith("."):
-        escaped = "%2E" + escaped[1:]
+    if escaped.startswith(".") or escaped.partition(".")[0] in _DEVICES:
+        escaped = f"%{ord(escaped[0]):02X}{escaped[1:]}"
     if len(escaped) > _NAME_MAX:
+        import hashlib
+
         # "~" occurs in no short name, so a long one cannot meet a short one
-        escaped = escaped[: _NAME_MAX - 33] + "~" + hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+        digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+        escaped = f"{escaped[: _NAME_MAX - 33]}~{digest[:32]}"
     return escaped + ".lock"
 
 
@@ -67,11 +83,12 @@ def _path_line(path: str, resource: str, fair: bool, ttl: float | None, primitiv
     if primitive not in ("auto", "flock"):
         raise ValueError(f"primitive {primitive!r} is not one of 'auto', 'flock'")
     engine = kernel.engine()
-    directory, name = os.path.split(os.path.abspath(path))
-    if not name:
+    directory, name = os.path.split(path)
+    if name in ("", os.curdir, os.pardir):
         raise ValueError(f"{path!r} is a directory, not the path of a lock file")
-    # Links in the directories are followed, so that two spellings are one line. The file itself is never a link.
-    key = os.path.join(os.path.realpath(directory), name)
+    # Links in the directories are followed, and before any "..", as the kernel does it for all others who lock
+    # this path: so two spellings are one line. The file itself is never a link.
+    key = os.path.join(os.path.realpath(directory or os.curdir), name)
     if fair:
         engine.require_fair(key)
     return line_for(engine, key, resource)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from _thread import get_ident
 from time import monotonic
 
 from ._core.acquire import acquire, run
 from ._core.arbiter import Place, give_back, turns
 from ._deadline import seconds
 from ._errors import DeadlockError, Timeout
-from ._hold import AsyncHold, Hold
+from ._hold import AsyncHold, Hold, hold_on
+from ._identity import me
 from ._io import running
 from ._target import resolve
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable
     from types import TracebackType
     from typing import Any, Final, Literal, TypeVar
 
@@ -35,7 +36,7 @@ _UNSET: Final[Unset] = object()  # type: ignore[assignment]
 class _BaseLock:
     """The options of a lock and what both worlds share. Not a lock by itself."""
 
-    __slots__ = ("__weakref__", "_fair", "_holds", "_line", "_timeout")
+    __slots__ = ("__weakref__", "_blocks", "_entered", "_fair", "_line", "_timeout")
     _reentrant = False
 
     def __init__(
@@ -60,7 +61,8 @@ class _BaseLock:
 
         Raises `TypeError` and `ValueError` for arguments of the wrong kind or range.
         """
-        self._holds: tuple[Any, Any] | None = None  # of `with` blocks, innermost first
+        self._entered: Hold | None = None  # what the `with` block of a Lock has
+        self._blocks: list[Any] = []  # what the other open `with` blocks have
         self._timeout = seconds(timeout)
         self._fair = fair
         self._line = resolve(target, fair=fair, ttl=ttl, primitive=primitive)
@@ -83,7 +85,22 @@ class _BaseLock:
     def _held_by(self, owner: object) -> Claim | None:
         """The claim that this thread or task holds on the line already, if any."""
         claim = turns.get(self._line)
-        return claim if claim is not None and claim.owner == owner and claim.since else None
+        return claim if claim is not None and claim.owner is owner and claim.since else None
+
+    def _leave_block(self, who: Callable[[], object]) -> None:
+        """Release what the `with` block that ends has, unless its body did, or a fork took it away.
+
+        The blocks of others may be open on this object, if their bodies released early; and a generator may end
+        its block in another thread or task than it began it in. So: the caller's innermost, else one that is held.
+        """
+        blocks = self._blocks
+        at = len(blocks) - 1
+        if at:
+            owner = who()
+            mine = [number for number, hold in enumerate(blocks) if hold.owner is owner]
+            held = [number for number, hold in enumerate(blocks) if hold.held]
+            at = (mine or held or [at])[-1]
+        blocks.pop(at)._let_go()
 
     def _self_deadlock(self) -> DeadlockError:
         return DeadlockError(
@@ -136,31 +153,34 @@ class Lock(_BaseLock):
         """
         limit = self._timeout if timeout is _UNSET else seconds(timeout)
         line = self._line
-        claim = line.engine.claim(line, get_ident(), self._fair)
+        claim = line.engine.claim(line, me.token, self._fair)
         try:
             if (
                 not line.queue
                 and turns.setdefault(line, claim) is claim
                 and line.engine.try_now(claim, limit > 0)
             ):
-                return Hold(claim)
-            hold = self._contend(claim, limit)
-            if hold is not None:
-                return hold
+                return hold_on(Hold, claim)
+            return self._wait(claim, limit)
         except BaseException:
             _abandon(claim)
             raise
-        raise self._timed_out(monotonic() - claim.began)
 
     def try_acquire(self) -> Hold | None:
         """One attempt, without waiting. `None`: somebody else holds it."""
         line = self._line
-        claim = line.engine.claim(line, get_ident(), self._fair)
+        claim = line.engine.claim(line, me.token, self._fair)
         try:
             return self._contend(claim, 0.0)
         except BaseException:
             _abandon(claim)
             raise
+
+    def _wait(self, claim: Claim, limit: float) -> Hold:
+        hold = self._contend(claim, limit)
+        if hold is None:
+            raise self._timed_out(monotonic() - claim.began)
+        return hold
 
     def _contend(self, claim: Claim, limit: float) -> Hold | None:
         from ._io.blocking import io
@@ -173,26 +193,52 @@ class Lock(_BaseLock):
             if limit == FOREVER:
                 raise self._self_deadlock()
         if run(acquire(io, Place(io, claim), began + limit)):
-            return Hold(claim, claim.since - began)
+            return hold_on(Hold, claim)
         return None
 
     def __enter__(self) -> Hold:
-        hold = None
+        # `acquire` again, without what only its arguments need: this is the line that everybody runs.
+        line = self._line
+        claim = line.engine.claim(line, me.token, self._fair)
         try:
-            hold = self.acquire()
-            self._holds = (hold, self._holds)
+            if (
+                not line.queue
+                and turns.setdefault(line, claim) is claim
+                and line.engine.try_now(claim, self._timeout > 0)
+            ):
+                hold = Hold()
+                hold._claim = claim
+            else:
+                hold = self._wait(claim, self._timeout)
+            if self._entered is not None:  # the body of an open block has released it
+                self._blocks.append(self._entered)
+            self._entered = hold
             return hold
         except BaseException:
-            if hold is not None and hold.held:
-                hold.release()
+            _abandon(claim)
             raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        hold, self._holds = self._holds  # type: ignore[misc]
-        if hold.held:  # not in a forked child, nor when the body released it
-            hold._release()
+        hold = self._entered
+        claim = hold._claim if hold is not None else None
+        if claim is not None and claim.owner is me.token:
+            self._entered = None
+            hold._let_go()  # type: ignore[union-attr]
+        else:
+            self._leave_odd_block()
+
+    def _leave_odd_block(self) -> None:
+        """The body released its hold itself, and others may have entered since; or the block was begun in another
+        thread, as generators do it."""
+        for at, hold in enumerate(self._blocks):
+            if hold.owner is me.token:
+                del self._blocks[at]
+                return
+        hold, self._entered = self._entered, None
+        if hold is not None:
+            hold._let_go()
 
 
 class RLock(Lock):
@@ -203,6 +249,20 @@ class RLock(Lock):
 
     __slots__ = ()
     _reentrant = True
+
+    def __enter__(self) -> Hold:
+        hold = self.acquire()
+        try:
+            self._blocks.append(hold)
+            return hold
+        except BaseException:
+            hold._let_go()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave_block(_this_thread)
 
 
 class AsyncLock(_BaseLock):
@@ -225,7 +285,7 @@ class AsyncLock(_BaseLock):
                 and turns.setdefault(line, claim) is claim
                 and line.engine.try_now(claim, limit > 0)
             ):
-                return AsyncHold(claim)
+                return hold_on(AsyncHold, claim)
             hold = await self._contend(io, claim, limit)
             if hold is not None:
                 return hold
@@ -254,20 +314,18 @@ class AsyncLock(_BaseLock):
             if limit == FOREVER:
                 raise self._self_deadlock()
         if await acquire(io, Place(io, claim), began + limit):
-            return AsyncHold(claim, claim.since - began)
+            return hold_on(AsyncHold, claim)
         return None
 
     async def __aenter__(self) -> AsyncHold:
         hold = await self.acquire()
-        self._holds = (hold, self._holds)
+        self._blocks.append(hold)
         return hold
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        hold, self._holds = self._holds  # type: ignore[misc]
-        if hold.held:
-            hold._release()
+        self._leave_block(_this_task)
 
 
 class AsyncRLock(AsyncLock):
@@ -277,15 +335,23 @@ class AsyncRLock(AsyncLock):
     _reentrant = True
 
 
+def _this_thread() -> object:
+    return me.token
+
+
+def _this_task() -> object:
+    return running().owner()
+
+
 def _reenter(kind: type[H], claim: Claim) -> H:
-    """One more hold on a claim. Counted last, so that an interrupt in here counts nothing."""
-    hold = kind(claim, released=True)
+    """One more hold on a claim. The hold gets it last, so that an interrupt in here counts nothing."""
+    hold = kind()
     depth = claim.depth
     try:
         claim.depth = depth + 1
-        hold._released = False
+        hold._claim = claim
         return hold
     except BaseException:
-        hold._released = True
+        hold._was, hold._claim = claim, None
         claim.depth = depth
         raise

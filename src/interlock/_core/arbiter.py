@@ -27,6 +27,8 @@ from weakref import WeakValueDictionary
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from .._model import IO, Claim, Engine
 
 __all__ = ["Line", "Place", "give_back", "line_for", "turns"]
@@ -35,13 +37,14 @@ __all__ = ["Line", "Place", "give_back", "line_for", "turns"]
 class Line:
     """One resource, as this process sees it. `key` is canonical, `resource` is what messages show."""
 
-    __slots__ = ("__weakref__", "courtesy", "engine", "key", "queue", "resource")
+    __slots__ = ("__weakref__", "courtesy", "engine", "key", "opens", "queue", "resource")
 
     def __init__(self, engine: Engine, key: str, resource: str) -> None:
         self.engine = engine
         self.key = key
         self.resource = resource
         self.queue: deque[Place] = deque()
+        self.opens: Iterator[int] | None = None  # the kernel engine's
         self.courtesy = 0.0
         """Monotonic second from which a newcomer looks whether other processes wait, before it barges."""
 
@@ -61,15 +64,18 @@ def give_back(claim: Claim) -> None:
     if turns.get(line) is claim:
         del turns[line]
     if line.queue:
-        _wake_first(line)
+        wake_first(line)
 
 
-def _wake_first(line: Line) -> None:
-    try:
-        first = line.queue[0]
-    except IndexError:
-        return
-    first.parker.unpark()
+def wake_first(line: Line) -> None:
+    while True:
+        try:
+            first = line.queue[0]
+        except IndexError:
+            return
+        if first.parker.unpark() is not False:
+            return
+        first.leave_queue()  # nobody will ever come for this place
 
 
 def forget_all() -> list[Claim]:
@@ -107,10 +113,10 @@ class Place:
             return False
         if turns.setdefault(line, claim) is not claim:
             return False
-        self._leave_queue()
+        self.leave_queue()
         return True
 
-    def _leave_queue(self) -> None:
+    def leave_queue(self) -> None:
         if self.queued:
             self.queued = False
             try:
@@ -135,5 +141,5 @@ class Place:
             if turns.get(claim.line) is claim:
                 await claim.line.engine.withdraw(io, claim)
         finally:
-            self._leave_queue()
+            self.leave_queue()
             give_back(claim)

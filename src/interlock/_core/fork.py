@@ -15,11 +15,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _callbacks: list[Callable[[], None]] = []
+_watched = False
 
 
 def in_child(callback: Callable[[], None]) -> None:
     """Have `callback` called in every forked child, after the claims were disowned."""
     _callbacks.append(callback)
+
+
+def watch(register: Callable[..., None]) -> None:
+    """Arrange for all this, at the first lock of the process. `register` is os.register_at_fork."""
+    global _watched
+    if not _watched:
+        _watched = True
+        register(after_in_child=after_fork_in_child)
 
 
 def after_fork_in_child() -> None:

@@ -27,15 +27,18 @@ class _FutureParker:
         self._future: asyncio.Future[None] | None = None
         self.source = source
 
-    def unpark(self) -> None:
+    def unpark(self) -> bool:
         self._set = True
-        if get_ident() == self._thread:
-            self._resolve()
-        else:
-            try:
+        if self._loop.is_closed():
+            return False
+        try:
+            if get_ident() == self._thread:
+                self._resolve()
+            else:
                 self._loop.call_soon_threadsafe(self._resolve)
-            except RuntimeError:  # the loop was closed: its tasks are gone or will be collected
-                pass
+        except RuntimeError:  # closed since we looked
+            return False
+        return True
 
     def _resolve(self) -> None:
         future = self._future

@@ -50,16 +50,17 @@ class _PollParker:
     The wake-up is an eventfd, or a pipe where the platform has none.
     """
 
-    __slots__ = ("_poll", "_set", "_thread", "_wake")
+    __slots__ = ("_fds", "_poll", "_set", "_thread", "_wake")
 
     def __init__(self, source: Source) -> None:
         self._set = False
         self._thread = get_ident()
         self._wake = _wake()
+        self._fds = (source.fileno(), self._wake.fds[0])
         if sys.platform != "win32":  # has no poll, and no engine there has a source
             self._poll = select.poll()
-            self._poll.register(source.fileno(), select.POLLIN)
-            self._poll.register(self._wake.fds[0], select.POLLIN)
+            for fd in self._fds:
+                self._poll.register(fd, select.POLLIN)
 
     def unpark(self) -> None:
         self._set = True
@@ -74,8 +75,11 @@ class _PollParker:
             self._wake.clear()
             return True
         if seconds < 0.001:  # poll(2) counts milliseconds
-            sleep(seconds)
-            return False
+            try:
+                return bool(select.select(self._fds, (), (), seconds)[0])
+            except ValueError:  # a descriptor beyond what select(2) can name
+                sleep(seconds)
+                return False
         # The news are read by the caller, after it tried the lock: every instruction before that try is
         # handoff latency.
         return bool(self._poll.poll(seconds * 1000))

@@ -1,4 +1,4 @@
-"""Waiting as a trio task: no thread per waiter; one system task per run and source, from the first wait to the run's end."""
+"""Waiting as a trio task: no thread per waiter; one system task per run and source, from first wait to run's end."""
 
 from __future__ import annotations
 
@@ -102,7 +102,8 @@ class TrioIO:
 
     async def shield(self, awaitable: Coroutine[Any, Any, T]) -> T:
         with trio.CancelScope(shield=True):
-            return await awaitable
+            result = await awaitable
+        return result
 
 
 io = TrioIO()

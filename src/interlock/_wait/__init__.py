@@ -1,1 +1,1 @@
-"""How a process learns that a lock file was let go: `inotify` on Linux, `kqueue` on macOS and the BSDs, naps elsewhere."""
+"""How a process learns that a lock file was let go: `inotify` (Linux), `kqueue` (macOS, the BSDs), naps elsewhere."""

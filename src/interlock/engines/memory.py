@@ -19,12 +19,7 @@ if TYPE_CHECKING:
 
 
 class MemoryClaim(Claim):
-    __slots__ = ("parker", "token")
-
-    def __init__(self, line: Line, owner: object) -> None:
-        super().__init__(line, owner)
-        self.parker: Parker | None = None
-        self.token: int | None = None
+    parker: Parker | None = None
 
 
 class MemoryEngine:
@@ -65,8 +60,7 @@ class MemoryEngine:
 
     async def try_acquire(self, io: IO, claim: MemoryClaim, deadline: float) -> bool:
         key = claim.line.key
-        queue = self._queues.get(key)
-        if queue and io.now() < deadline and queue[0] is not claim:
+        if io.now() < deadline and self._first(key) not in (None, claim):
             return False
         if await io.call(self._grants.setdefault, key, claim) is not claim:
             return False
@@ -91,11 +85,17 @@ class MemoryEngine:
         self._leave(claim)
         if self._grants.get(key) is claim:
             del self._grants[key]
+        first = self._first(key)
+        parker = None if first is None else first.parker
+        if parker is not None:
+            parker.unpark()
+
+    def _first(self, key: str) -> MemoryClaim | None:
         queue = self._queues.get(key)
-        if queue:
-            first = queue[0].parker
-            if first is not None:
-                first.unpark()
+        try:
+            return queue[0] if queue else None
+        except IndexError:  # it left the queue since we looked
+            return None
 
     def _leave(self, claim: MemoryClaim) -> None:
         if claim.parker is not None:

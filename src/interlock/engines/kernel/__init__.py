@@ -12,6 +12,11 @@ uncontended path the comparison is one `fstat`: a link count of 1. It sees unlin
 two things that lock libraries and cleaners do. It does not see a rename *away* in the microsecond between open and
 lock; that is the same as a rename a microsecond after, which no check prevents and `Hold.lost` reports.
 
+Descriptors: a signal handler (KeyboardInterrupt) may run after any *call* that bytecode makes, so the result of
+`fd = os.open(...)` can be lost before it is stored. CPython looks for signals after calls, at function entry and at
+backward jumps; not in FOR_ITER. So `for claim.fd in opens: break`, where `opens` calls open(2) at each step, opens and
+stores with no gap, and `claim.fd = None; close(fd)` has none either.
+
 Releasing is LOCK_UN, then close. The order matters twice: whoever is woken by the close finds the lock free,
 and a copy of the descriptor in a child cannot keep the lock.
 
@@ -24,30 +29,38 @@ from __future__ import annotations
 
 import sys
 from errno import EAGAIN
+from itertools import repeat, starmap
+from os import fsencode
 from os.path import dirname
 from random import random
-from stat import S_IFMT, S_IFREG
+from stat import S_IFREG
 from time import monotonic
 
-from ..._core import arbiter, fork
+from ..._core import arbiter
 from ..._errors import DeadlockError, UnsupportedError
 from ..._model import Claim, Traits
 from . import tickets
 
 if sys.platform == "win32":
-    from .windows import EXCLUSIVE, OPEN
+    from .windows import EXCLUSIVE, OPENING, UNLOCK
 else:
-    from .ops import EXCLUSIVE, OPEN
+    from .ops import EXCLUSIVE, OPEN, UNLOCK
+
+    OPENING = (OPEN,)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any, Protocol
 
     from ..._core.arbiter import Line
     from ..._model import IO, Parker, Source
     from ..._report import Party, Report
-    from .ops import Ops
+
+    if sys.platform == "win32":
+        from .windows import Ops
+    else:
+        from .ops import Ops
 
     class Instance(Source, Protocol):
         """The process's event instance (`_wait.inotify.Instance` and its likes)."""
@@ -55,7 +68,7 @@ if TYPE_CHECKING:
         CLOSED: int
         REPLACED: int
 
-        def watch(self, fd: int, what: int, key: object, tell: Callable[[], None]) -> int: ...
+        def watch(self, fd: int, what: int, key: object, tell: Callable[[], object]) -> int: ...
         def unwatch(self, handle: int, key: object) -> None: ...
 
     class Events(Protocol):
@@ -65,6 +78,7 @@ if TYPE_CHECKING:
         def trusts(self, directory: str) -> bool: ...
 
 FOREVER = float("inf")
+_FORMAT = 0o170000  # S_IFMT as a number: the bits of st_mode that tell a regular file from others
 NAP = 1.0
 """Longest sleep of a waiter, jittered by a quarter, on filesystems whose events can be trusted: the net."""
 
@@ -83,27 +97,31 @@ PATIENCE = 0.01
 
 
 class KernelClaim(Claim):
-    """A stake in a lock file. `fds` is `[None, descriptor]` while the file is open, see `_close`."""
+    """A stake in a lock file, and its descriptor. What only a claim that waits needs has its default on the class."""
 
-    __slots__ = ("echo", "fair", "fds", "first", "front", "instance", "overdue", "parker", "ticket", "wd")
+    fd: Any = None  # an int, from open to close
+    parker: Parker | None = None  # while it waits
+    instance: Instance | None = None  # from the first wait to the end
+    wd = 0
+    ticket = 0
+    front = False  # among those that a release wakes
+    first = False  # may try at once when woken
+    overdue = False  # has slept its full nap: may try whatever its rank
+    echo = 0
 
     def __init__(self, line: Line, owner: object, fair: bool) -> None:
         self.line = line
         self.owner = owner
-        self.depth = 1
-        self.since = 0.0
         self.fair = fair
-        self.fds: list[Any] = [None]
-        self.parker: Parker | None = None  # while it waits
-        self.instance: Instance | None = None  # from the first wait to the end
 
 
 class KernelEngine:
     """The engine of paths. One instance serves all lock files of the process."""
 
-    def __init__(self, ops: Ops, events: Events | None) -> None:
+    def __init__(self, ops: Ops, events: Events | None, queue: bool = sys.platform == "linux") -> None:
         self.ops = ops
         self._events = events
+        self._tickets = queue  # without one, a release wakes all waiters of the machine, and they race
         self._trusted: dict[str, bool] = {}
         self.traits = Traits(
             name="kernel",
@@ -117,21 +135,20 @@ class KernelEngine:
 
     def require_fair(self, key: str) -> None:
         """Raise `UnsupportedError` where processes cannot be queued in order."""
-        if sys.platform != "linux" or not self._queues(key):
+        if not self._queues(key):
             raise UnsupportedError(
                 f"{key}: fair=True needs Linux and a local filesystem; leave it out, or move the lock file"
             )
 
-    def claim(self, line: Line, owner: object, fair: bool) -> KernelClaim:
-        return KernelClaim(line, owner, fair)
+    claim = KernelClaim
 
     def try_now(self, claim: KernelClaim, polite: bool) -> bool:
         ops = self.ops
-        fds = claim.fds
         line = claim.line
         try:
-            fds.extend(map(ops.open, (line.key,), (OPEN,)))
-            fd: int = fds[1]  # type: ignore[assignment]
+            for claim.fd in line.opens or self._opens(line):  # see "Descriptors" above
+                break
+            fd = claim.fd
             now = monotonic()
             if polite and (now >= line.courtesy or claim.fair):
                 if self._queues(line.key) and tickets.anybody(ops, fd):
@@ -141,18 +158,25 @@ class KernelEngine:
             status = ops.fstat(fd)
         except OSError:  # contended, or an error that the loop meets again and translates
             return False
-        if status[3] != 1 or S_IFMT(status[0]) != S_IFREG:
-            return False
-        claim.since = now
-        return True
+        if status[3] == 1 and status[0] & _FORMAT == S_IFREG:
+            claim.since = now
+            return True
+        return False
+
+    def _opens(self, line: Line) -> Iterator[int]:
+        """Each step opens the lock file once more."""
+        line.opens = starmap(self.ops.open, repeat((fsencode(line.key), *OPENING)))
+        return line.opens
 
     async def try_acquire(self, io: IO, claim: KernelClaim, deadline: float) -> bool:
         ops = self.ops
         path = claim.line.key
         for _ in range(100):
-            if len(claim.fds) < 2:
-                await io.call(ops.open_lock_file, claim.fds, path)
-            fd: int = claim.fds[1]  # type: ignore[assignment]
+            if claim.fd is None:
+                await io.call(ops.open_lock_file, claim, path)
+            fd = claim.fd
+            if fd is None:  # Windows: somebody deletes the file, or does not share it
+                return False
             if io.now() < deadline and not await io.call(self._may_try, claim, fd):
                 return False
             if not await io.call(ops.try_lock, fd, path):
@@ -165,7 +189,6 @@ class KernelEngine:
                 return True
             # The file was unlinked or replaced: what was locked or waited for is nobody's lock any more.
             await io.call(self.drop, claim)
-            claim.fds.append(None)
         raise BlockingIOError(EAGAIN, "the lock file is replaced faster than it can be locked", path)
 
     async def wait(self, io: IO, claim: KernelClaim, until: float) -> None:
@@ -183,7 +206,7 @@ class KernelEngine:
 
     def _nap(self, claim: KernelClaim) -> float:
         if claim.instance is None:
-            return random() * min(BLIND_NAP, 0.001 * 2 ** min(claim.echo, 10))
+            return random() * min(BLIND_NAP, 0.001 * (1 << min(claim.echo, 10)))
         if claim.first and claim.echo < len(_ECHOES):
             return _ECHOES[claim.echo]
         if claim.front and claim.fair and not claim.echo:
@@ -197,39 +220,47 @@ class KernelEngine:
         self.drop(claim)
 
     def drop(self, claim: KernelClaim) -> None:
+        fd = claim.fd
+        if fd is None:
+            return
+        ops = self.ops
         try:
-            if len(claim.fds) > 1:
-                if claim.instance is not None:
-                    self._unsubscribe(claim)
-                self.ops.unlock(claim.fds[1])
+            if claim.instance is not None:
+                self._unsubscribe(claim, fd)
+            ops.flock(fd, UNLOCK)
+        except OSError:  # the close that follows ends the lock in any case
+            pass
         finally:
-            self._close(claim)
+            claim.fd = None
+            try:
+                ops.close(fd)
+            except OSError:
+                # Linux has released the descriptor, and the lock, whatever close(2) says (EIO: NFS, bind mounts).
+                pass
 
     def disown(self, claim: KernelClaim) -> None:
+        fd, claim.fd = claim.fd, None
         claim.parker = claim.instance = None
-        self._close(claim)
-
-    def _close(self, claim: KernelClaim) -> None:
-        """Close the descriptor and forget it in one step that no signal handler can divide: `iter(pop, None)`
-        takes it from the list and `map` closes it, all in C, up to the None at the bottom."""
-        try:
-            list(map(self.ops.close, iter(claim.fds.pop, None)))
-        except IndexError:  # closed before
-            pass
-        except OSError:
-            # Linux has released the descriptor, and the lock with it, whatever close(2) says (EIO: NFS, bind mounts).
-            claim.fds.clear()
+        if fd is not None:
+            try:
+                self.ops.close(fd)
+            except OSError:
+                pass
 
     def lost(self, claim: KernelClaim) -> str:
         path = claim.line.key
-        if not self.ops.current(claim.fds[1], path):
+        if not self.ops.current(claim.fd, path):
             return f"{path} was unlinked or replaced while it was held"
         return ""
 
     # ---- the queue
 
     def _queues(self, path: str) -> bool:
-        """Are there tickets and trustworthy events at this path?"""
+        """Are there tickets at this path? Linux only."""
+        return self._tickets and self._hears(path)
+
+    def _hears(self, path: str) -> bool:
+        """Are there events at this path that can be trusted?"""
         if self._events is None:
             return False
         directory = dirname(path)
@@ -242,28 +273,30 @@ class KernelEngine:
     def _subscribe(self, io: IO, claim: KernelClaim, deadline: float) -> None:
         if deadline == FOREVER:
             for other in list(arbiter.turns.values()):
-                if other is not claim and other.owner == claim.owner and _same_file(claim, other, self.ops):
+                if other is not claim and other.owner is claim.owner and _same_file(claim, other, self.ops):
                     raise DeadlockError(
                         f"{claim.line.resource} is the same file as {other.line.resource}, which this "
                         "thread or task holds: it would wait for itself for ever"
                     )
         claim.echo = 0
         claim.front = claim.first = claim.overdue = False
-        instance = self._events.shared() if self._events and self._queues(claim.line.key) else None
+        instance = self._events.shared() if self._events and self._hears(claim.line.key) else None
         claim.parker = parker = io.parker(instance)
         if instance is None:
             return
-        fd = claim.fds[1]
-        try:
-            claim.wd = instance.watch(fd, instance.REPLACED, claim, parker.unpark)
-        except OSError:  # no watches left: nap
-            return
-        try:
-            claim.ticket = tickets.enter(self.ops, fd)
-        except OSError:  # no byte-range locks here: nap
-            instance.unwatch(claim.wd, claim)
-            return
         claim.instance = instance
+        self.ops.lift(claim, instance.fileno())
+        fd = claim.fd
+        try:
+            if self._tickets:
+                claim.wd = instance.watch(fd, instance.REPLACED, claim, parker.unpark)
+                claim.ticket = tickets.enter(self.ops, fd)
+            else:  # no queue: everybody is in front
+                claim.front = claim.first = True
+                claim.wd = instance.watch(fd, instance.REPLACED | instance.CLOSED, claim, parker.unpark)
+        except OSError:  # no watches left, or no byte-range locks here: nap
+            instance.unwatch(claim.wd, claim)
+            claim.instance = None
 
     def _may_try(self, claim: KernelClaim, fd: int) -> bool:
         """Whose turn it is to try is decided here, who holds never is: see `tickets`."""
@@ -293,34 +326,46 @@ class KernelEngine:
 
     def _won(self, claim: KernelClaim) -> None:
         claim.parker = None
-        if claim.instance is not None:  # its watch goes at release: the new holder has better things to do now
-            tickets.leave(self.ops, claim.fds[1])
+        # Its watch goes at release: the new holder has better things to do now.
+        if claim.instance is not None and self._tickets:
+            tickets.leave(self.ops, claim.fd)
 
-    def _unsubscribe(self, claim: KernelClaim) -> None:
-        parker, claim.parker = claim.parker, None
-        instance, claim.instance = claim.instance, None
-        if instance is None:
-            return
-        instance.unwatch(claim.wd, claim)
-        if parker is not None:  # it gives up: the others may have counted on it
-            tickets.leave(self.ops, claim.fds[1])
+    def _unsubscribe(self, claim: KernelClaim, fd: int) -> None:
+        instance = claim.instance
+        if instance is not None:
+            instance.unwatch(claim.wd, claim)
+            if claim.parker is not None and self._tickets:  # it gives up: the others may have counted on it
+                tickets.leave(self.ops, fd)
+        claim.wd = 0
+        claim.parker = claim.instance = None
 
     def inspect(self, line: Line) -> Report:
-        from . import holders
+        if sys.platform == "linux":
+            from . import holders
 
-        return holders.report(self.traits, line)
+            return holders.report(self.traits, line)
+        from . import unseen
+
+        return unseen.report(self.traits, line)
 
     def blame(self, line: Line) -> tuple[Party | None, str]:
-        from . import holders
+        if sys.platform == "linux":
+            from . import holders
 
-        return holders.blame(line)
+            return holders.blame(line)
+        from . import unseen
+
+        return unseen.blame(line)
 
 
 def _same_file(one: KernelClaim, other: Claim, ops: Ops) -> bool:
     """Two paths may be one file: symbolic links in directories, bind mounts, hard links."""
+    mine, theirs = one.fd, getattr(other, "fd", None)
+    if mine is None or theirs is None:
+        return False
     try:
-        first, second = ops.fstat(one.fds[1]), ops.fstat(other.fds[1])  # type: ignore[attr-defined]
-    except (AttributeError, IndexError, OSError):
+        first, second = ops.fstat(mine), ops.fstat(theirs)
+    except OSError:
         return False
     return (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino)
 
@@ -337,17 +382,16 @@ def engine() -> KernelEngine:
 
             events = None
         else:
-            import os
-
             from .ops import Ops
 
-            os.register_at_fork(after_in_child=fork.after_fork_in_child)
             events = _platform_events()
         _engine = KernelEngine(Ops(), events)
     return _engine
 
 
 def _platform_events() -> Events | None:
+    if sys.platform == "win32":
+        return None
     if sys.platform == "linux":
         from ..._wait import inotify
 

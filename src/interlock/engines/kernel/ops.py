@@ -9,11 +9,15 @@ import stat
 import sys
 import time
 
+from ..._errors import UnsafePathError, UnsupportedError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable
+    from typing import Any, Protocol
 
-from ..._errors import UnsafePathError, UnsupportedError
+    class Owner(Protocol):
+        fd: int | None
 
 assert sys.platform != "win32"
 
@@ -23,6 +27,7 @@ OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 _CREATE = OPEN | os.O_CREAT | os.O_EXCL
 _READ_ONLY = OPEN & ~os.O_RDWR
 EXCLUSIVE = fcntl.LOCK_EX | fcntl.LOCK_NB
+UNLOCK = fcntl.LOCK_UN
 _UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, 524}  # 524: the kernel's ENOTSUPP (Lustre)
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
@@ -30,14 +35,15 @@ _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 class Ops:
     """The system calls, by name. Bound once: the uncontended path is made of little else."""
 
-    open = os.open
-    close = os.close
-    fstat = os.fstat
-    stat = os.stat
-    flock = fcntl.flock
-    fcntl = fcntl.fcntl
-    makedirs = os.makedirs
-    utime = os.utime
+    # Annotated as variables: they are functions that the table holds, not methods.
+    open: Callable[..., int] = os.open
+    close: Callable[[int], None] = os.close
+    fstat: Callable[[int], os.stat_result] = os.fstat
+    stat: Callable[..., os.stat_result] = os.stat
+    flock: Callable[[int, int], None] = fcntl.flock
+    fcntl: Callable[..., Any] = fcntl.fcntl
+    makedirs: Callable[..., None] = staticmethod(os.makedirs)
+    utime: Callable[[int], None] = os.utime
 
     def touch(self, fd: int) -> None:
         """Raise IN_ATTRIB for those who watch this file. Harmless where it is not allowed."""
@@ -49,10 +55,11 @@ class Ops:
     def boottime_ns(self) -> int:
         return time.clock_gettime_ns(_CLOCK)
 
-    # ---- a lock file's life; `fds` is a list so that the descriptor is owned the moment that it exists
+    # ---- a lock file's life. `for owner.fd in map(open, ...)`: the descriptor is owned the moment that it exists,
+    # see "Descriptors" in the engine.
 
-    def open_lock_file(self, fds: list[Any], path: str) -> None:
-        """Open (or create) the lock file at `path` and put its descriptor into `fds`.
+    def open_lock_file(self, owner: Owner, path: str) -> None:
+        """Open (or create) the lock file at `path`; `owner.fd` is its descriptor.
 
         Opens without O_CREAT first: in a sticky directory with fs.protected_regular (Debian: 2) O_CREAT on
         another user's file is EACCES although opening it is allowed. A file that may only be read is opened
@@ -60,33 +67,48 @@ class Ops:
         """
         for _ in range(100):
             try:
-                # list.extend(map(...)) runs in C from the system call to the list: no signal handler can run
-                # in between and lose the descriptor.
-                fds.extend(map(self.open, (path,), (OPEN,)))
-                return
+                for owner.fd in map(self.open, (path,), (OPEN,)):
+                    return
             except FileNotFoundError:
                 pass
             except PermissionError:
                 self._refuse_unsafe(path)
-                self._open_read_only(fds, path)
+                self._open_read_only(owner, path)
                 return
             except OSError as error:
                 if error.errno == errno.EROFS:
-                    self._open_read_only(fds, path)
+                    self._open_read_only(owner, path)
                     return
                 self._refuse_unsafe(path)
                 raise
             try:
-                fds.extend(map(self.open, (path,), (_CREATE,), (0o666,)))
-                return
+                for owner.fd in map(self.open, (path,), (_CREATE,), (0o666,)):
+                    return
             except FileExistsError:
                 self._refuse_unsafe(path)  # a dangling symbolic link is "not found" and "exists"
             except FileNotFoundError:
                 self.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         raise OSError(errno.EAGAIN, "the lock file is created and removed faster than it can be opened", path)
 
-    def _open_read_only(self, fds: list[Any], path: str) -> None:
-        fds.extend(map(self.open, (path,), (_READ_ONLY,)))
+    def _open_read_only(self, owner: Owner, path: str) -> None:
+        for owner.fd in map(self.open, (path,), (_READ_ONLY,)):
+            return
+
+    def lift(self, owner: Owner, above: int) -> None:
+        """Give an open lock file a higher descriptor than `above`, the event instance's.
+
+        A dying process closes its highest descriptors first (task_work is last in, first out), and closing an
+        inotify instance that watches something takes up to 25 ms (SRCU, measured): meanwhile the lock would stay.
+        """
+        fd = owner.fd
+        if fd is None or fd > above:
+            return
+        try:
+            for owner.fd in map(self.fcntl, (fd,), (fcntl.F_DUPFD_CLOEXEC,), (above,)):
+                break
+            self.close(fd)
+        except OSError:  # no descriptors left
+            pass
 
     def _refuse_unsafe(self, path: str) -> None:
         try:
@@ -117,13 +139,6 @@ class Ops:
             error.filename = path
             raise
         return True
-
-    def unlock(self, fd: int) -> None:
-        """Let go. An error is none: the close that follows ends the lock in any case."""
-        try:
-            self.flock(fd, fcntl.LOCK_UN)
-        except OSError:
-            pass
 
     def current(self, fd: int, path: str) -> bool:
         """Is the locked descriptor still the file at `path`? Raises UnsafePathError for what is not a lock file."""

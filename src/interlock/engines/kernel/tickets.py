@@ -1,4 +1,4 @@
-"""The queue of processes on a lock file: byte-range locks that say who waits, since when, and who is to wake. Linux only.
+"""The queue of processes on a lock file: byte-range locks that say who waits, since when, and who wakes. Linux only.
 
 Theory of operation
 -------------------
@@ -30,7 +30,12 @@ import struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .ops import Ops
+    import sys
+
+    if sys.platform == "win32":
+        from typing import Any as Ops
+    else:
+        from .ops import Ops
 
 FRONT = 4
 """How many waiters a release wakes. One would do if none could be stopped or slow; each further one costs a wake-up."""
@@ -50,7 +55,7 @@ _MINE = _FLOCK.pack(_NONE, 0, BASE, 0, 0)
 
 def anybody(ops: Ops, fd: int) -> bool:
     """Does another contender wait for this lock file?"""
-    return ops.fcntl(fd, _GETLK, _ANYBODY)[0] != _NONE
+    return bool(ops.fcntl(fd, _GETLK, _ANYBODY)[0] != _NONE)
 
 
 def enter(ops: Ops, fd: int) -> int:

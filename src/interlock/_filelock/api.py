@@ -1,0 +1,724 @@
+"""`BaseFileLock`: filelock's lock object, with its counter, contexts, hooks, policies and log lines.
+
+The kinds differ in their *stake*, which the core's one acquire loop drives: `native` stands in the kernel engine's
+line; whoever only defines the hooks `_acquire` (one attempt, sets `self._context.lock_file_fd`) and `_release`
+(clears it) is tried again after each `poll_interval`, or after each `_nap` of its own.
+
+Callers that share a context (`thread_local=False`, and all tasks of a thread) go through its gate one by one; whoever
+finds the lock held behind it re-enters.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import warnings
+from _thread import get_ident
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from .._core.acquire import acquire, run
+from .._core.arbiter import Place, give_back, turns
+from .._errors import LockError
+from .._io.blocking import io as blocking_io
+from .._model import Claim
+from . import options, state
+from .errors import Cancelled, Timeout, translated
+from .meta import FileLockMeta, canonical, new_registry
+from .state import FileLockContext, ThreadLocalFileContext
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType, TracebackType
+    from typing import Any, NoReturn, Self
+    from weakref import WeakValueDictionary
+
+    from .._core.acquire import Stake
+    from .._model import IO
+
+__all__ = ["AcquireReturnProxy", "BaseFileLock", "FileLockContext", "FileLockMeta", "ThreadLocalFileContext"]
+
+LOGGER = logging.getLogger("filelock")
+DEBUG = logging.DEBUG
+
+LockT = TypeVar("LockT")
+
+
+class Settings:
+    """The options that never change."""
+
+    __slots__ = (
+        "close_error_policy", "context_error_policy", "fallback_to_soft", "is_singleton", "on_acquired",
+        "preserve_lock_file", "thread_local",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        thread_local: bool,
+        is_singleton: bool,
+        context_error_policy: options.ContextErrorPolicy,
+        close_error_policy: options.CloseErrorPolicy,
+        fallback_to_soft: bool,
+        preserve_lock_file: bool,
+        on_acquired: Callable[[int], None] | None,
+    ) -> None:
+        self.thread_local = thread_local
+        self.is_singleton = is_singleton
+        self.context_error_policy: options.ContextErrorPolicy = context_error_policy
+        self.close_error_policy: options.CloseErrorPolicy = close_error_policy
+        self.fallback_to_soft = fallback_to_soft
+        self.preserve_lock_file = preserve_lock_file
+        self.on_acquired = on_acquired
+
+
+class BaseFileLock(contextlib.ContextDecorator, metaclass=FileLockMeta):
+    """A lock on a path; abstract. Re-entrant: acquired as often as released, per thread unless `thread_local=False`."""
+
+    _instances: WeakValueDictionary[str, BaseFileLock]
+    _lifetime_supported = False
+    _lifetime_replacements: tuple[str, str] | None = None
+    """(strict, lease): the classes to recommend to those who give a `lifetime`."""
+    _lifetime_unsupported_reason = "a native OS lock cannot be broken safely by file age"
+    _lifetime_warning_level = 2
+    _preserve_lock_file_supported = True
+    _on_acquired_supported = True
+    _holder_words = "FileLock instance in this thread"
+
+    _process: object = None
+    _dying = False
+    _lean = False
+    """May an acquire begin with `_grab`, the path without a coroutine?"""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._instances = new_registry()
+
+    def __init__(
+        self,
+        lock_file: str | os.PathLike[str],
+        timeout: float = -1,
+        mode: int = options.UNSET_MODE,
+        thread_local: bool = True,
+        *,
+        blocking: bool = True,
+        is_singleton: bool = False,
+        poll_interval: float = 0.05,
+        lifetime: float | None = None,
+        context_error_policy: options.ContextErrorPolicy = "chain",
+        close_error_policy: options.CloseErrorPolicy = "default",
+        fallback_to_soft: bool = True,
+        preserve_lock_file: bool = False,
+        on_acquired: Callable[[int], None] | None = None,
+    ) -> None:
+        """Name a lock file; nothing is opened yet.
+
+        `timeout` (seconds; negative or inf: for ever; 0: one attempt) and `blocking` are the defaults of `acquire`.
+        `mode`: permissions of a lock file that is created (left out: the umask decides). `thread_local`: does each
+        thread have its own hold and settings? `is_singleton`: one object per path and class. `poll_interval`: the
+        longest nap where no event can tell that the lock was let go. `lifetime`: only for soft locks.
+        `context_error_policy`: with "group", an error of the body and one of the release are raised together.
+        `on_acquired(fd)` runs once per physical acquisition.
+        """
+        self._settings = Settings(
+            thread_local, is_singleton, context_error_policy, close_error_policy, fallback_to_soft,
+            preserve_lock_file, on_acquired,
+        )  # fmt: skip
+        given = (os.fspath(lock_file), timeout, mode, blocking, poll_interval, lifetime)
+        self._holder: state.PerThread | state.Shared = (
+            state.PerThread(given, self._gated) if thread_local else state.Shared(given)
+        )
+        self._held: dict[FileLockContext, None] = {}
+        self._process = state.process
+
+    _gated = False
+    """Do several callers of one thread share its context? (Tasks do.)"""
+
+    # ---- what kinds define
+
+    @abstractmethod
+    def _acquire(self) -> None:
+        """One attempt, without waiting: sets `self._context.lock_file_fd` when the lock was acquired."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Let go and set `self._context.lock_file_fd` to None."""
+        raise NotImplementedError
+
+    def _try_break_expired_lock(self) -> None:
+        """Before each attempt: soft kinds with a `lifetime` remove what is too old."""
+
+    def _unprobeable_holder(self) -> str | None:
+        """For `Timeout`: the recorded holder, if this host cannot tell whether it lives."""
+        return None
+
+    def _extra_differences(self, given: dict[str, Any]) -> list[tuple[str, object, object]]:
+        """Of a singleton's own options: (name, passed, existing) where they differ."""
+        return []
+
+    async def _nap(self, io: IO, until: float, poll_interval: float) -> None:
+        """Between two attempts of a kind that is known by its hooks only."""
+        await io.park(io.parker(), min(until, io.now() + poll_interval))
+
+    def _stake(self, io: IO, context: FileLockContext, poll_interval: float, claim: Claim | None) -> Stake:
+        """What the acquire loop drives. `claim`: what `_grab` began with, if it was tried."""
+        return HookStake(self, context, poll_interval)
+
+    def _begin(self, context: FileLockContext) -> Claim | None:
+        """A claim for `_grab`, without any outside effect; None: the lock's path needs a closer look."""
+        return None
+
+    def _grab(self, context: FileLockContext, claim: Claim, polite: bool) -> bool:
+        """The uncontended path."""
+        return False
+
+    # ---- acquire
+
+    def acquire(
+        self,
+        timeout: float | None = None,
+        poll_interval: float | None = None,
+        *,
+        poll_intervall: float | None = None,
+        blocking: bool | None = None,
+        cancel_check: Callable[[], bool] | None = None,
+    ) -> AcquireReturnProxy[Self]:
+        """Wait for the lock, at most `timeout` seconds; left out, the lock's own settings hold.
+
+        Returns a proxy: `with lock.acquire(...):` releases one level at its end. `blocking=False`: one attempt.
+        `cancel_check` is asked at least every `poll_interval` while waiting; when it returns True the wait ends.
+
+        Raises `Timeout`; `RuntimeError` in a forked child of the process that made the lock, and where the thread
+        would wait for itself for ever; `OSError` where the path cannot be locked.
+        """
+        if poll_intervall is not None:
+            warnings.warn("use poll_interval instead of poll_intervall", DeprecationWarning, stacklevel=2)
+            poll_interval = poll_intervall
+        if self._process is not state.process:
+            self._refuse_inherited()
+        context = self._holder.context
+        if timeout is None and blocking is None and context.timeout == -1 and context.blocking is True:
+            wait = options.FOREVER
+        else:
+            wait = options.limit(
+                context.timeout if timeout is None else timeout, context.blocking if blocking is None else blocking
+            )
+        nap = context.poll_interval if poll_interval is None else options.interval(poll_interval)
+        proxy = AcquireReturnProxy(self)
+        claim = None
+        try:
+            if self._lean and context.lock_file_fd is None and not LOGGER.isEnabledFor(DEBUG):
+                claim = self._begin(context)
+                if claim is not None and self._grab(context, claim, wait > 0):
+                    return proxy
+            elif context.lock_file_fd is not None and context.gate is None:
+                context.lock_counter += 1
+                return proxy
+            run(self._engage(blocking_io, context, wait, nap, cancel_check, claim))
+        except BaseException:
+            self._undo(context, claim)
+            raise
+        return proxy
+
+    async def _engage(
+        self,
+        io: IO,
+        context: FileLockContext,
+        wait: float,
+        poll_interval: float,
+        cancel_check: Callable[[], bool] | None,
+        claim: Claim | None = None,
+    ) -> None:
+        """The whole of an acquire, for threads and tasks. Raises, or has counted one level."""
+        deadline = io.now() + wait
+        if context.gate is None:
+            await self._contend(io, context, deadline, wait, poll_interval, cancel_check, claim)
+            return
+        turn = Claim(context.gate, io.owner())
+        mine = turns.get(context.gate)
+        if mine is not None and mine.owner == turn.owner:
+            if context.lock_file_fd is None:
+                raise self._waits_for_itself()
+            context.lock_counter += 1  # from within on_acquired
+            return
+        try:
+            stake: Stake = Place(io, turn)
+            if cancel_check is not None:
+                stake = Watched(stake, self, poll_interval, cancel_check)
+            if not await acquire(io, stake, deadline):
+                raise Timeout(self.lock_file)
+            await self._contend(io, context, deadline, wait, poll_interval, cancel_check, None)
+        finally:
+            give_back(turn)
+
+    async def _contend(
+        self,
+        io: IO,
+        context: FileLockContext,
+        deadline: float,
+        wait: float,
+        poll_interval: float,
+        cancel_check: Callable[[], bool] | None,
+        claim: Claim | None,
+    ) -> None:
+        if context.lock_file_fd is not None:
+            context.lock_counter += 1
+            return
+        if _on_this_stack(context.acquiring):
+            raise self._waits_for_itself()
+        owner = io.owner()
+        path = canonical(context.lock_file)
+        if wait == options.FOREVER:
+            self._refuse_self_deadlock(owner, path)
+        name = (id(self), context.lock_file)
+        context.acquiring = sys._getframe()
+        try:
+            context.path = path
+            LOGGER.debug("Attempting to acquire lock %s on %s", *name)
+            stake = self._stake(io, context, poll_interval, claim)
+            if not await acquire(io, Watched(stake, self, poll_interval, cancel_check, wait), deadline):
+                words = "Timeout on acquiring" if wait else "Failed to immediately acquire"
+                LOGGER.debug("%s lock %s on %s", words, *name)
+                raise Timeout(context.lock_file, await self._aside(io, self._unprobeable_holder))
+            self._commit(context, owner, path)
+            LOGGER.debug("Lock %s acquired on %s", *name)
+            if self._settings.on_acquired is not None:
+                await self._tell_acquired(io, context)
+        except LockError as error:
+            raise translated(error, context.lock_file) from error
+        finally:
+            context.acquiring = None
+            if context.lock_file_fd is None:
+                context.path = None
+
+    def _commit(self, context: FileLockContext, owner: object, path: str) -> None:
+        context.lock_counter = 1
+        self._held[context] = None
+        if context.claim is None:
+            state.hold_by_hook(self, context, owner, path)
+
+    async def _tell_acquired(self, io: IO, context: FileLockContext) -> None:
+        callback = self._settings.on_acquired
+        assert callback is not None
+        assert context.lock_file_fd is not None
+        try:
+            callback(context.lock_file_fd)
+        except BaseException as error:
+            before = error.__context__
+            try:
+                await io.shield(self._let_go(io, context))
+            except BaseException as second:  # noqa: BLE001 - both are raised
+                raise BaseExceptionGroup("lock body and release both failed", [error, second]) from None
+            error.__context__ = before
+            raise
+
+    def _undo(self, context: FileLockContext, claim: Claim | None) -> None:
+        """After an acquire that raised: what `_grab` has begun is over; what the loop began it has withdrawn."""
+        if claim is None:
+            return
+        try:
+            if turns.get(claim.line) is claim:
+                claim.line.engine.drop(claim)
+        finally:
+            give_back(claim)
+            if context.claim is claim:
+                self._clear(context)
+
+    def _refuse_inherited(self) -> NoReturn:
+        raise RuntimeError(
+            f"{type(self).__name__} on {self._holder.context.lock_file} was inherited across fork; "
+            "construct a new instance"
+        )
+
+    def _refuse_self_deadlock(self, owner: object, path: str) -> None:
+        if self._holds_by_another(owner, path):
+            raise RuntimeError(
+                f"Deadlock: lock '{self.lock_file}' is already held by a different {self._holder_words}. "
+                "Use is_singleton=True to enable reentrant locking across instances."
+            )
+
+    def _holds_by_another(self, owner: object, path: str) -> bool:
+        return (owner, path) in state.holders
+
+    def _waits_for_itself(self) -> RuntimeError:
+        return RuntimeError(
+            f"Deadlock: lock '{self.lock_file}' is acquired again while this thread's acquire of it waits"
+        )
+
+    # ---- outside effects that tasks run elsewhere
+
+    async def _aside(self, io: IO, function: Callable[[], Any]) -> Any:
+        """Call something of a hook's kind that may block."""
+        return function()
+
+    async def _attempt(self, io: IO) -> None:
+        self._try_break_expired_lock()
+        self._acquire()
+
+    async def _let_go(self, io: IO, context: FileLockContext) -> None:
+        self._drop(context)
+
+    # ---- release
+
+    def release(self, force: bool = False) -> None:
+        """Count one level down; at the last one, or with `force`, let go. Does nothing when not held.
+
+        `force` on a thread-local lock also ends the holds of threads that ended without releasing.
+        """
+        if self._process is not state.process:
+            return
+        context = self._holder.context
+        if context.lock_file_fd is not None:
+            if context.gate is not None:
+                run(self._disengage(blocking_io, context, force))
+            elif context.lock_counter > 1 and not force:
+                context.lock_counter -= 1
+            else:
+                self._drop(context)
+        if force:
+            for other in list(self._held):
+                if other.thread is not None and not other.thread.is_alive():
+                    self._drop_elsewhere(other)
+
+    async def _disengage(self, io: IO, context: FileLockContext, force: bool) -> None:
+        gate = context.gate
+        assert gate is not None
+        turn = Claim(gate, io.owner())
+        mine = turns.get(gate)
+        if mine is not None and mine.owner == turn.owner:
+            turn = mine  # a signal handler, or on_acquired
+        try:
+            if turn is not mine:
+                await acquire(io, Place(io, turn), options.FOREVER)
+            if context.lock_file_fd is None:
+                return
+            if context.lock_counter > 1 and not force:
+                context.lock_counter -= 1
+            else:
+                await io.shield(self._let_go(io, context))
+        finally:
+            if turn is not mine:
+                give_back(turn)
+
+    def _drop(self, context: FileLockContext) -> None:
+        """Let go of this thread's context, by its hook."""
+        name = (id(self), context.lock_file)
+        LOGGER.debug("Attempting to release lock %s on %s", *name)
+        try:
+            self._release()
+        finally:
+            if context.lock_file_fd is None:  # else the lock is still held, and a later release may succeed
+                self._clear(context)
+        LOGGER.debug("Lock %s released on %s", *name)
+
+    def _clear(self, context: FileLockContext) -> None:
+        context.lock_counter = 0
+        context.lock_file_fd = None
+        context.claim = None
+        context.path = None
+        self._held.pop(context, None)
+        if context.registered is not None:
+            state.forget(context)
+
+    def _drop_elsewhere(self, context: FileLockContext) -> None:
+        """Let go of another thread's context: hooks look at the current one, so it is lent to them."""
+        holder = self._holder
+        mine, holder.context = holder.context, context
+        try:
+            self._drop(context)
+        finally:
+            holder.context = mine
+
+    def _abandon(self, context: FileLockContext) -> None:
+        """Release without raising: for finalizers and the end of the interpreter."""
+        try:
+            self._drop_elsewhere(context)
+        except Exception:  # noqa: BLE001 - nobody is there to hear it
+            pass
+
+    # ---- context manager, decorator, finalizer
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.release()
+        else:
+            self._release_after(error)
+
+    def _release_after(self, error: BaseException | None) -> None:
+        try:
+            self.release()
+        except BaseException as second:
+            if error is None or self._settings.context_error_policy == "chain":
+                raise
+            raise BaseExceptionGroup("lock body and release both failed", [error, second]) from None
+
+    def __del__(self) -> None:
+        self._dying = True  # until the weak references are cleared, the singletons still know us
+        try:
+            mine = self._process is state.process
+            held = list(self._held)
+        except AttributeError:  # `__init__` never came so far, or the interpreter is being torn down
+            return
+        if mine:
+            for context in held:
+                self._abandon(context)
+
+    # ---- properties
+
+    @property
+    def _context(self) -> FileLockContext:
+        return self._holder.context
+
+    @property
+    def _lock_path(self) -> str:
+        """The canonical path while an acquire or a hold lasts; before that, the path as given."""
+        context = self._holder.context
+        return context.path or context.lock_file
+
+    @property
+    def is_locked(self) -> bool:
+        """Is it held by this object (for thread-local locks: by this thread)?"""
+        return self._holder.context.lock_file_fd is not None and self._process is state.process
+
+    @property
+    def lock_counter(self) -> int:
+        """How many levels are held."""
+        return self._holder.context.lock_counter if self._process is state.process else 0
+
+    @property
+    def lock_file(self) -> str:
+        """The path, as it was given."""
+        return self._holder.context.lock_file
+
+    @property
+    def timeout(self) -> float:
+        """Default of `acquire`, in seconds."""
+        return self._holder.context.timeout
+
+    @timeout.setter
+    def timeout(self, value: float | str) -> None:
+        if isinstance(value, (str, bytes, bytearray)):
+            warnings.warn(
+                "setting timeout from a string is deprecated and will be removed; pass a number",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+            value = float(value)
+        self._holder.context.timeout = options.seconds("timeout", value)
+
+    @property
+    def blocking(self) -> bool:
+        """Default of `acquire`: wait, or attempt once?"""
+        return self._holder.context.blocking
+
+    @blocking.setter
+    def blocking(self, value: bool) -> None:
+        options.check_blocking(value)
+        self._holder.context.blocking = value
+
+    @property
+    def poll_interval(self) -> float:
+        """Default of `acquire`: the longest nap, in seconds, where no event wakes a waiter."""
+        return self._holder.context.poll_interval
+
+    @poll_interval.setter
+    def poll_interval(self, value: float) -> None:
+        self._holder.context.poll_interval = options.interval(value)
+
+    @property
+    def lifetime(self) -> float | None:
+        """The age in seconds at which a soft marker may be broken, or None."""
+        return self._holder.context.lifetime
+
+    @lifetime.setter
+    def lifetime(self, value: float | None) -> None:
+        self._holder.context.lifetime = options.read_lifetime(value, type(self), 2)
+
+    @property
+    def mode(self) -> int:
+        """The permissions asked for; 0o644 where none were, although then the umask decides."""
+        mode = self._holder.context.mode
+        return 0o644 if mode == options.UNSET_MODE else mode
+
+    @property
+    def has_explicit_mode(self) -> bool:
+        """Was a `mode` given?"""
+        return self._holder.context.mode != options.UNSET_MODE
+
+    @property
+    def is_singleton(self) -> bool:
+        """Is this the one object for its path?"""
+        return self._settings.is_singleton
+
+    @property
+    def context_error_policy(self) -> options.ContextErrorPolicy:
+        """What a `with` block raises when its body and the release both fail."""
+        return self._settings.context_error_policy
+
+    @property
+    def close_error_policy(self) -> options.CloseErrorPolicy:
+        """What becomes of an error of close(2) after the lock was let go."""
+        return self._settings.close_error_policy
+
+    @property
+    def fallback_to_soft(self) -> bool:
+        """May a filesystem without flock be locked by a marker?"""
+        return self._settings.fallback_to_soft
+
+    @property
+    def preserve_lock_file(self) -> bool:
+        """Must the lock file stay after the release?"""
+        return self._settings.preserve_lock_file
+
+    @property
+    def on_acquired(self) -> Callable[[int], None] | None:
+        """What is called with the descriptor after each physical acquisition."""
+        return self._settings.on_acquired
+
+    def is_thread_local(self) -> bool:
+        """Does each thread have its own hold and settings?"""
+        return self._settings.thread_local
+
+    # ---- singletons
+
+    def _gone(self, key: str) -> bool:
+        """Is this singleton no longer the one for the path `key`: inherited, dying, or meant for another directory?"""
+        return self._dying or self._process is not state.process or canonical(self._lock_path) != key
+
+    def _differing(self, given: dict[str, Any]) -> list[tuple[str, object, object]]:
+        context = self._holder.context
+        existing: dict[str, object] = {
+            "thread_local": self._settings.thread_local,
+            "mode": context.mode,
+            "blocking": context.blocking,
+            "poll_interval": context.poll_interval,
+            "lifetime": context.lifetime,
+            "context_error_policy": self._settings.context_error_policy,
+            "close_error_policy": self._settings.close_error_policy,
+            "fallback_to_soft": self._settings.fallback_to_soft,
+            "preserve_lock_file": self._settings.preserve_lock_file,
+        }
+        found = [(name, given[name], has) for name, has in existing.items() if given[name] != has]
+        if not options.same_wait(given["timeout"], context.timeout):
+            found.append(("timeout", given["timeout"], context.timeout))
+        if given["on_acquired"] is not self._settings.on_acquired:  # equal functions may close over different things
+            found.append(("on_acquired", given["on_acquired"], self._settings.on_acquired))
+        return found + self._extra_differences(given)
+
+
+class HookStake:
+    """A stake of a lock that is known by its hooks only."""
+
+    def __init__(self, lock: BaseFileLock, context: FileLockContext, poll_interval: float) -> None:
+        self._lock = lock
+        self._context = context
+        self._poll_interval = poll_interval
+        self._ready = False
+
+    async def try_acquire(self, io: IO, deadline: float) -> bool:
+        if not self._ready:  # once: a directory that vanishes later must not be made again beside a holder
+            self._ready = True
+            await self._lock._aside(io, self._make_directory)
+        await self._lock._attempt(io)
+        return self._context.lock_file_fd is not None
+
+    def _make_directory(self) -> None:
+        directory = os.path.dirname(self._lock._lock_path)
+        if directory and not os.path.isdir(directory):
+            os.makedirs(directory, exist_ok=True)
+
+    async def wait(self, io: IO, until: float) -> None:
+        await self._lock._nap(io, until, self._poll_interval)
+
+    async def withdraw(self, io: IO) -> None:
+        if self._context.lock_file_fd is not None:
+            await self._lock._let_go(io, self._context)
+
+
+class Watched:
+    """A stake, and what its owner wants to happen between tries."""
+
+    __slots__ = ("_blind", "_cancel_check", "_lock", "_poll_interval", "_stake", "_wait")
+
+    def __init__(
+        self,
+        stake: Stake,
+        lock: BaseFileLock,
+        poll_interval: float,
+        cancel_check: Callable[[], bool] | None,
+        wait: float = options.FOREVER,
+    ) -> None:
+        self._stake = stake
+        self._lock = lock
+        self._poll_interval = poll_interval
+        self._cancel_check = cancel_check
+        self._wait = wait
+
+    async def try_acquire(self, io: IO, deadline: float) -> bool:
+        if await self._stake.try_acquire(io, deadline):
+            return True
+        if self._wait:
+            if self._cancel_check is not None and self._cancel_check():
+                LOGGER.debug("Cancellation requested for lock %s on %s", id(self._lock), self._lock.lock_file)
+                raise Cancelled(self._lock.lock_file)
+        return False
+
+    async def wait(self, io: IO, until: float) -> None:
+        if LOGGER.isEnabledFor(DEBUG):
+            LOGGER.debug(
+                "Lock %s not acquired on %s, waiting %s seconds ...",
+                id(self._lock), self._lock.lock_file, until - io.now(),
+            )  # fmt: skip
+        if self._cancel_check is not None or _is_blind(self._stake):
+            until = min(until, io.now() + self._poll_interval)
+        await self._stake.wait(io, until)
+
+    async def withdraw(self, io: IO) -> None:
+        await self._stake.withdraw(io)
+
+
+def _is_blind(stake: Stake) -> bool:
+    """Does an engine wait here whose events cannot be trusted (it naps)? Then the user's interval is the nap's bound."""
+    claim = getattr(stake, "claim", None)
+    return claim is not None and getattr(claim, "parker", None) is not None and claim.instance is None
+
+
+def _on_this_stack(frame: FrameType | None) -> bool:
+    caller: FrameType | None = sys._getframe(1) if frame is not None else None
+    while caller is not None:
+        if caller is frame:
+            return True
+        caller = caller.f_back
+    return False
+
+
+class AcquireReturnProxy(Generic[LockT]):
+    """What `acquire` returns: as a context manager it releases one level, without acquiring another."""
+
+    def __init__(self, lock: LockT) -> None:
+        self.lock: LockT = lock
+
+    def __enter__(self) -> LockT:
+        return self.lock
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        lock: Any = self.lock
+        if isinstance(lock, BaseFileLock):
+            lock._release_after(error)
+        else:  # read-write locks have no context_error_policy
+            lock.release()
+
+
+def owner_of_thread() -> object:
+    """Who a thread is to the engines."""
+    return get_ident()

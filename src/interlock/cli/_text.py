@@ -1,0 +1,64 @@
+"""The sentences and the table that people read."""
+
+from __future__ import annotations
+
+import time
+
+from .._report import duration
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .._errors import Timeout
+    from .._report import Party, Report
+
+
+def plain(text: str) -> str:
+    """Nothing that a terminal obeys: file names may contain anything."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def waiting(resource: str, holder: Party | None, others: int, limit: float | None) -> str:
+    """`others` wait as well. `limit`: seconds until we give up, `inf` for never, None when that was said."""
+    text = f"waiting for {resource}: "
+    text += f"held by {holder}" if holder is not None else "its holder cannot be seen"
+    if others > 0:
+        text += f"; {others} {'others wait' if others > 1 else 'other waits'}"
+    if limit == float("inf"):
+        text += "; --timeout would limit this"
+    elif limit is not None:
+        text += f"; giving up after {duration(limit)}"
+    return text
+
+
+def conflict(error: Timeout, limit: float) -> str:
+    """Why the command was not run. `limit` is 0 where nobody waited."""
+    if limit:
+        return str(error)
+    if error.holder is None:
+        return f"{error.resource} is held by somebody else"
+    return f"{error.resource} is held by {error.holder}"
+
+
+def table(report: Report) -> str:
+    """One line per process; no spaces in the columns but the last, so that awk(1) can read it, too."""
+    rows = [_row("inherits" if party.inherited else "holds", party) for party in report.holders]
+    rows += [_row("waits", party) for party in report.waiters]
+    if not rows:
+        hint = f" ({report.hint})" if report.hint else ""
+        if not report.complete:
+            hint = hint or " (not all processes may be seen)"
+            return plain(f"{report.resource}: no holder and no waiter is known{hint}")
+        return plain(f"{report.resource}: nobody holds it, nobody waits{hint}")
+    rows.insert(0, ("STATE", "PID", "USER", "FOR", "COMMAND"))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join(
+        plain("  ".join([*(row[column].ljust(widths[column]) for column in range(4)), row[4]]))
+        for row in rows
+    )
+
+
+def _row(state: str, party: Party) -> tuple[str, ...]:
+    since = "?"
+    if party.since is not None:
+        since = ("" if party.since_exact else "<") + duration(time.time() - party.since).replace(" ", "")
+    return state, str(party.pid or "?"), party.user or "?", since, party.command or "?"

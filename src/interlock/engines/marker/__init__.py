@@ -1,0 +1,463 @@
+"""A marker: the lock is held while a file exists. For filesystems without locks, and for peers that use
+markers.
+
+Theory of operation
+-------------------
+Who creates the file (O_CREAT | O_EXCL) holds the lock, until it removes it. The file's content says who that
+is, in the words of filelock (`records`), so a contender can find out whether the holder still lives. The
+holder keeps the file open: an inode number is not given away while somebody has it, so "the file at the path
+is mine" is a comparison of numbers, and the end of the holder's process raises a close event for those who
+wait.
+
+Release is compare-and-delete: unlink only what is ours. If something else stands at the path while our file
+still exists somewhere, a breaker has it aside for a moment; then "released" is written into it, for whoever
+finds it.
+
+A contender may break a marker only with proof, and only in the way of `takeover`:
+- its owner, a process of this host, is dead (`identity`: pid, start time, boot);
+- its owner wrote that it let go;
+- it is a lease, and this contender has watched it stand still for its duration, on its own monotonic clock;
+- it is torn (a crash in the middle of writing) and has stood still for TORN seconds;
+- it is empty, was made by this engine, and no process has it open for writing. Between the creation of the
+  file and the writing of its record a kill leaves an empty marker. Others make empty markers too (filelock
+  before 3.22 never writes), which mean a holder for as long as they are there. Ours are born with the sticky
+  bit, which means nothing on a file; and as we remove the file before we close it, an empty sticky one that
+  nobody has open is a dead owner's;
+- the contender was told that age is proof (`lifetime`).
+
+Waiting: watch the marker's inode for its removal (IN_ATTRIB: the link count), and for the close of whoever
+had it open for writing (IN_CLOSE_WRITE: the holder ended, tidily or not). Contenders open it for reading
+only, so they do not wake each other. A process closes its files shortly before it can be seen to be dead, so
+a look after such an event that finds it alive is repeated a few times.
+"""
+
+from __future__ import annotations
+
+import stat
+import sys
+from errno import EACCES, EIO, EISDIR, ELOOP, ENXIO, EPERM
+from os.path import dirname
+from random import random
+from time import monotonic
+
+from ..._core import fork
+from ..._errors import ProtocolError, UnsafePathError
+from ..._model import Claim, Traits
+from . import identity, records, takeover
+from .ops import PIN, READ, Ops, kind, same, state
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import os
+
+    from ..._core.arbiter import Line
+    from ..._model import IO, Parker
+    from ..._report import Party, Report
+    from ...engines.kernel import Events, Instance
+
+__all__ = ["LeaseMismatch", "MarkerClaim", "MarkerEngine", "Terms", "engine"]
+
+TORN = 2.0
+NAP = 1.0
+BLIND_NAP = 0.05
+_ECHOES = (0.0001, 0.0005, 0.002, 0.01, 0.05)
+_BORN = stat.S_ISVTX if sys.platform == "linux" else 0
+_CLOSE_WRITE = 0x8  # IN_CLOSE_WRITE alone: readers of the marker come and go
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+FOREVER = float("inf")
+
+
+class LeaseMismatch(ProtocolError):  # noqa: N818 - a kind of ProtocolError
+    """Two contenders of one lease go by different durations."""
+
+
+class Terms:
+    """What a contender writes, and on which terms it breaks others' markers."""
+
+    __slots__ = ("born", "duration", "explicit", "lifetime", "mode", "record")
+
+    def __init__(
+        self,
+        record: bytes,
+        mode: int = 0o666,
+        explicit: bool = False,
+        lifetime: float | None = None,
+        duration: float | None = None,
+    ) -> None:
+        self.record = record
+        # Contenders act on what the marker says: nobody else may write it.
+        self.mode = mode & ~_OTHERS_WRITE
+        self.born = self.mode | _BORN
+        self.explicit = explicit
+        self.lifetime = lifetime
+        self.duration = duration
+
+
+class MarkerClaim(Claim):
+    """A stake in a marker. `fd` is our own marker; `aside` its name while a take-over is under way."""
+
+    fd: int | None = None
+    aside = ""
+    terms: Terms
+    found: tuple[int, int] | None = None  # (device, inode) of the marker that is in the way
+    due = FOREVER  # when the marker in the way may become breakable by standing still
+    parker: Parker | None = None
+    instance: Instance | None = None
+    watched: tuple[int, int] | None = None
+    wd = 0
+    echo = 0
+
+    def __init__(self, line: Line, owner: object, terms: Terms) -> None:
+        self.line = line
+        self.owner = owner
+        self.terms = terms
+
+
+class MarkerEngine:
+    """The engine of markers. One instance serves all of a process."""
+
+    def __init__(self, ops: Ops, events: Events | None) -> None:
+        self.ops = ops
+        self._events = events
+        self._trusted: dict[str, bool] = {}
+        self._seen: dict[str, tuple[object, float]] = {}
+        self._live: set[MarkerClaim] = set()
+        self.traits = Traits(
+            name="marker",
+            family="session",
+            excludes="hosts",
+            fair="no starvation",
+            fences=False,
+            survives_crash=True,
+            wait="events" if events else "naps",
+        )
+        fork.in_child(self._forget)
+
+    # ---- acquire
+
+    def attempt(self, claim: MarkerClaim) -> bool:
+        """One attempt. True: held, and `claim.fd` is the marker. Whatever is raised, nothing is held."""
+        terms = claim.terms
+        path = claim.line.key
+        self._live.add(claim)
+        try:
+            for _ in range(3):
+                try:
+                    self.ops.create(claim, path, terms.born)
+                except FileExistsError:
+                    if self._in_the_way(claim):
+                        break
+                except FileNotFoundError:
+                    self.ops.makedirs(dirname(path), exist_ok=True)
+                else:
+                    self._inscribe(claim)
+                    return True
+                if claim.fd is not None:
+                    return True
+        except BaseException:
+            self.drop(claim)
+            raise
+        self._live.discard(claim)
+        return False
+
+    def _inscribe(self, claim: MarkerClaim) -> None:
+        fd, terms = claim.fd, claim.terms
+        assert fd is not None
+        if self.ops.write(fd, terms.record) != len(terms.record):
+            raise OSError(EIO, "the marker was written in part only", claim.line.key)
+        if terms.explicit:
+            self.ops.chmod(fd, terms.mode)
+
+    def _in_the_way(self, claim: MarkerClaim) -> bool:
+        """Look at the marker that stands there; break it if that is proven right (then `claim.fd` is ours).
+        False: it went away, or was broken."""
+        path, ops = claim.line.key, self.ops
+        claim.due = FOREVER
+        try:
+            status = ops.lstat(path)
+            claim.found = (status.st_dev, status.st_ino)
+            self._refuse(path, status)
+            judged = ops.open(path, READ)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            if error.errno in (ELOOP, ENXIO):
+                raise UnsafePathError(f"{path} is not a marker file; nothing was locked") from error
+            if error.errno in (EACCES, EPERM) and not isinstance(error, _Unwritable):
+                return True  # a holder whose record we may not read
+            raise
+        try:
+            status = ops.fstat(judged)
+            claim.found = (status.st_dev, status.st_ino)
+            data = ops.read(judged, records.MAX_SIZE + 1)
+            breakable, owner = self._judge(claim, judged, status, data)
+            if not breakable:
+                return True
+            if takeover.take_over(ops, claim, judged, status, owner):
+                self._seen.pop(path, None)
+                return False
+            return True
+        finally:
+            ops.close(judged)
+
+    def _refuse(self, path: str, status: os.stat_result) -> None:
+        mode = status.st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(EISDIR, "Is a directory", path)
+        if not stat.S_ISREG(mode):
+            raise UnsafePathError(f"{path} is {kind(mode)}, not a marker file; nothing was locked")
+        if not mode & stat.S_IWUSR:  # no owner of a marker makes it so: it will never go away by itself
+            raise _Unwritable(EACCES, "Permission denied", path)
+
+    def _judge(
+        self, claim: MarkerClaim, fd: int, status: os.stat_result, data: bytes
+    ) -> tuple[bool, int | None]:
+        """May this marker be broken, and which process of this host does it name?"""
+        what, owner = records.parse(data)
+        terms = claim.terms
+        pid = owner.pid if owner is not None and owner.hostname == identity.host() else None
+        if what == "sentinel":
+            return False, None
+        if terms.lifetime is not None and self.ops.wall() - status.st_mtime >= terms.lifetime:
+            return True, pid
+        if what == "released":
+            return True, None
+        if what == "torn":
+            return self._stood_still(claim, status, TORN), records.breaker(data)
+        if what == "empty":
+            born = bool(_BORN and status.st_mode & _BORN)
+            return born and self.trusts(claim.line.key) and self.ops.nobody_writes(fd), None
+        if owner is None or owner.mode == "unknown":
+            return False, None
+        if identity.proven_dead(owner.pid, owner.hostname, owner.start):
+            return True, pid
+        if owner.mode != "lease":
+            return False, None
+        duration = owner.lease_duration
+        assert duration is not None
+        if terms.duration is not None and terms.duration != duration:
+            raise LeaseMismatch(
+                f"{claim.line.resource} holds a lease of {duration!r} s, this contender goes by"
+                f" {terms.duration!r} s; all contenders of a path must agree on lease_duration"
+            )
+        return self._stood_still(claim, status, duration), None
+
+    def _stood_still(self, claim: MarkerClaim, status: os.stat_result, long_enough: float) -> bool:
+        """Has this process seen the marker unchanged for so long? Compares no clocks but its own monotonic
+        one."""
+        now, key = monotonic(), state(status)
+        seen = self._seen.get(claim.line.key)
+        if seen is None or seen[0] != key:
+            self._seen[claim.line.key] = (key, now)
+            claim.due = now + long_enough
+            return False
+        claim.due = seen[1] + long_enough
+        return now >= claim.due
+
+    # ---- release
+
+    def drop(self, claim: MarkerClaim) -> OSError | None:
+        """Release or withdraw; removes nothing but our own. Idempotent. Returns what close(2) complained
+        of."""
+        error = None
+        if claim.instance is not None:
+            self._unwatch(claim)
+        if claim.aside:
+            takeover.settle(self.ops, claim)
+        fd = claim.fd
+        if fd is not None:
+            try:
+                self._remove(claim.line.key, fd)
+            finally:
+                error = self.ops.close_claim(claim)
+        self._live.discard(claim)
+        return error
+
+    def _remove(self, path: str, fd: int) -> None:
+        ops = self.ops
+        if sys.platform == "win32":  # an open file cannot be removed there: say that it is free, remove it after
+            ops.rewrite(fd, records.RELEASED)
+            return
+        mine = ops.fstat(fd)
+        try:
+            if same(ops.lstat(path), mine):
+                ops.unlink(path)
+                return
+        except FileNotFoundError:
+            if mine.st_nlink:  # a directory above was renamed
+                path = ops.name_of(fd)
+                try:
+                    if path and same(ops.lstat(path), mine):
+                        ops.unlink(path)
+                        return
+                except OSError:
+                    pass
+        except OSError:
+            pass
+        if mine.st_nlink:
+            ops.rewrite(fd, records.RELEASED)
+
+    def disown(self, claim: MarkerClaim) -> None:
+        """In a forked child: the marker is the parent's; only the copy of its descriptor goes."""
+        claim.parker = claim.instance = None
+        claim.aside = ""
+        self.ops.close_claim(claim)
+
+    def _forget(self) -> None:
+        for claim in list(self._live):
+            self.disown(claim)
+        self._live.clear()
+        self._seen.clear()
+
+    def lost(self, claim: MarkerClaim) -> str:
+        path = claim.line.key
+        if claim.fd is None:
+            return f"{path} is not held"
+        try:
+            if same(self.ops.lstat(path), self.ops.fstat(claim.fd)):
+                return ""
+        except FileNotFoundError:
+            pass
+        return f"{path} was removed, or taken over by another owner, while it was held"
+
+    # ---- waiting
+
+    def trusts(self, path: str) -> bool:
+        if self._events is None:
+            return False
+        directory = dirname(path)
+        try:
+            return self._trusted[directory]
+        except KeyError:
+            trusted = self._trusted[directory] = self._events.trusts(directory)
+            return trusted
+
+    async def wait(self, io: IO, claim: MarkerClaim, until: float) -> None:
+        """Until the marker in the way may be gone, at most until `until`. The first call only subscribes: try
+        again."""
+        if claim.parker is None or (claim.instance is not None and claim.watched != claim.found):
+            await io.call(self._subscribe, io, claim)
+            return
+        if claim.instance is not None:
+            claim.instance.drain()
+        nap = self._nap(claim)
+        if await io.park(claim.parker, min(until, claim.due, io.now() + nap)):
+            claim.echo = 0
+        else:
+            claim.echo += 1
+
+    def _nap(self, claim: MarkerClaim) -> float:
+        if claim.instance is None:
+            return random() * min(BLIND_NAP, 0.001 * float(2 ** min(claim.echo, 10)))  # noqa: S311
+        if claim.echo < len(_ECHOES):
+            return _ECHOES[claim.echo]
+        return NAP * (0.75 + random() / 2)  # noqa: S311
+
+    def _subscribe(self, io: IO, claim: MarkerClaim) -> None:
+        path = claim.line.key
+        if claim.instance is not None:
+            self._unwatch(claim)
+        instance = self._events.shared() if self._events and self.trusts(path) else None
+        if claim.parker is None:
+            claim.parker = io.parker(instance)
+        claim.echo = 0
+        if instance is None:
+            return
+        try:
+            fd = self.ops.open(path, PIN)
+        except OSError:  # it went: the next attempt will tell
+            return
+        try:
+            status = self.ops.fstat(fd)
+            claim.watched = claim.found = (status.st_dev, status.st_ino)
+            claim.wd = instance.watch(fd, instance.REPLACED | _CLOSE_WRITE, claim, claim.parker.unpark)
+            claim.instance = instance
+        except OSError:  # no watches left, or a marker that we may not read: nap
+            pass
+        finally:
+            self.ops.close(fd)
+
+    def _unwatch(self, claim: MarkerClaim) -> None:
+        instance, claim.instance = claim.instance, None
+        claim.watched = None
+        if instance is not None:
+            instance.unwatch(claim.wd, claim)
+
+    def stop_waiting(self, claim: MarkerClaim) -> None:
+        if claim.instance is not None:
+            self._unwatch(claim)
+        claim.parker = None
+
+    # ---- the rest of what an engine is
+
+    def require_fair(self, key: str) -> None:
+        """Markers have no queue."""
+        from ..._errors import UnsupportedError
+
+        raise UnsupportedError(f"{key}: a marker has no queue of waiters; leave fair out")
+
+    def claim(self, line: Line, owner: object, fair: bool) -> MarkerClaim:
+        return MarkerClaim(line, owner, Terms(records.plain(identity.me())))
+
+    def try_now(self, claim: MarkerClaim, polite: bool) -> bool:
+        return self.attempt(claim)
+
+    async def try_acquire(self, io: IO, claim: MarkerClaim, deadline: float) -> bool:
+        if not await io.call(self.attempt, claim):
+            return False
+        claim.since = io.now()
+        return True
+
+    async def release(self, io: IO, claim: MarkerClaim) -> None:
+        await io.call(self.drop, claim)
+
+    async def withdraw(self, io: IO, claim: MarkerClaim) -> None:
+        await io.call(self.drop, claim)
+
+    def read(self, path: str) -> bytes | None:
+        """The content of the marker at `path`; None where there is none to be read."""
+        try:
+            if not stat.S_ISREG(self.ops.lstat(path).st_mode):
+                return None
+            fd = self.ops.open(path, READ)
+        except OSError:
+            return None
+        try:
+            return self.ops.read(fd, records.MAX_SIZE + 1)
+        except OSError:
+            return None
+        finally:
+            self.ops.close(fd)
+
+    def inspect(self, line: Line) -> Report:
+        from ..._report import Report
+
+        holder, hint = self.blame(line)
+        return Report(line.resource, "marker", holders=(holder,) if holder else (), enforced=True, hint=hint)
+
+    def blame(self, line: Line) -> tuple[Party | None, str]:
+        from ..._report import Party
+
+        what, owner = records.parse(self.read(line.key) or b"")
+        if owner is None:
+            return None, "" if what == "empty" else f"the marker is {what}"
+        return Party(owner.pid, host=owner.hostname), ""
+
+
+class _Unwritable(PermissionError):  # noqa: N818
+    """A marker without write permission for its owner."""
+
+
+_engine: MarkerEngine | None = None
+
+
+def engine() -> MarkerEngine:
+    """The process's engine for markers, made at the first use."""
+    global _engine
+    if _engine is None:
+        from ..kernel import engine as kernel_engine
+
+        # It registers what happens in a forked child, and knows the platform's events.
+        kernel = kernel_engine()
+        _engine = MarkerEngine(Ops(), kernel._events if sys.platform == "linux" else None)
+    return _engine

@@ -1,0 +1,59 @@
+"""filelock's API on interlock: `from interlock.filelock import FileLock`, or `install()` and change no import at all.
+
+The names, defaults and behaviour are those of filelock 4.2.11; where something differs, docs/filelock-differences.md
+says so and why. Locks exclude processes that run filelock itself.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from .._filelock import HOME
+from .._filelock.api import AcquireReturnProxy, BaseFileLock
+from .._filelock.errors import (
+    Cancelled,
+    LeaseSettingsMismatch,
+    SoftFileLockLifetimeWarning,
+    SoftFileLockProtocolError,
+    Timeout,
+)
+from .._filelock.native import UnixFileLock, WindowsFileLock, has_fcntl, lock_descriptor, unlock_descriptor
+from .._filelock.options import CloseErrorPolicy, ContextErrorPolicy, LockOptions
+
+# After the submodule's import, so that the name is the string, as it is in filelock.
+from .version import version
+
+if TYPE_CHECKING:
+    from typing import Any
+
+__version__ = version
+
+__all__ = sorted({*HOME, "AsyncFileLock", "FileLock", "__version__", "asyncio"})
+
+if sys.platform == "win32":
+    FileLock = WindowsFileLock
+else:
+    FileLock = UnixFileLock
+
+
+def __getattr__(name: str) -> Any:
+    home = HOME.get(name)
+    if name == "asyncio":
+        value: Any = import_module(".asyncio", __name__)
+    elif name == "AsyncFileLock":
+        value = getattr(import_module(".._filelock.async_", __name__), "Async" + FileLock.__name__)
+    elif home is not None:
+        try:
+            value = getattr(import_module(".._filelock." + home, __name__), name)
+        except ModuleNotFoundError as error:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from error
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,1 @@
+"""Tools to test locks with: the conformance suite of engines, the simulator of interleavings."""

@@ -1,0 +1,97 @@
+"""The promises of an engine as tests that anybody's engine can be put to.
+
+For each kind of promise and each world there is an abstract pytest class. Subclass them in a test module, name the
+engine, and say how to get a lock that nobody uses:
+
+    from interlock.testing import conformance
+
+    class Mine:
+        engine = "mine"
+
+        def make_target(self, directory):
+            return f"mine://server#{uuid4()}"
+
+    class TestBlockingEngine(Mine, conformance.BlockingEngineSuite): ...
+    class TestAsyncioEngine(Mine, conformance.AsyncioEngineSuite): ...
+
+`required` computes from an engine's traits which classes there must be, and `missing` which of them are not there:
+let one test assert that nothing is missing, so that no combination is forgotten. Needs pytest, and trio for its
+world; both come with the extra `test`.
+"""
+
+from __future__ import annotations
+
+import inspect as _inspect
+from typing import TYPE_CHECKING
+
+from .base import Referee, Suite, idle, queued, scenario
+from .locks import LockSuite
+from .mixed import MixedSuite
+from .processes import (
+    AsyncioProcessSuite,
+    BlockingProcessSuite,
+    Peer,
+    ProcessSuite,
+    TrioProcessSuite,
+)
+from .tasks import AsyncioLockSuite, BlockingLockSuite, TaskLockSuite, TrioLockSuite
+from .verbs import AsyncioEngineSuite, BlockingEngineSuite, EngineSuite, TrioEngineSuite
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ..._model import Traits
+
+__all__ = [
+    "IOS",
+    "AsyncioEngineSuite",
+    "AsyncioLockSuite",
+    "AsyncioProcessSuite",
+    "BlockingEngineSuite",
+    "BlockingLockSuite",
+    "BlockingProcessSuite",
+    "EngineSuite",
+    "LockSuite",
+    "MixedSuite",
+    "Peer",
+    "ProcessSuite",
+    "Referee",
+    "Suite",
+    "TaskLockSuite",
+    "TrioEngineSuite",
+    "TrioLockSuite",
+    "TrioProcessSuite",
+    "idle",
+    "missing",
+    "queued",
+    "required",
+    "scenario",
+]
+
+IOS = ("blocking", "asyncio", "trio")
+
+
+def required(traits: Traits) -> set[tuple[str, str, str]]:
+    """(engine, suite, io) of every class that an engine of these traits must pass."""
+    suites = ["engine", "lock"]
+    if traits.excludes != "threads":
+        suites.append("process")
+    return {(traits.name, suite, io) for suite in suites for io in IOS} | {(traits.name, "mixed", "mixed")}
+
+
+def missing(engines: Iterable[Traits], classes: Iterable[type[Suite]]) -> list[str]:
+    """The combinations that no runnable class covers, as readable lines. A class with a test taken out of it does
+    not count."""
+    there = {
+        (each.engine, each.suite, each.io)
+        for each in classes
+        if not _inspect.isabstract(each) and each.__name__.startswith("Test") and not _disarmed(each)
+    }
+    needed = set().union(*map(required, engines))
+    return [f"{engine}: no class runs the {suite} suite over {io}" for engine, suite, io in sorted(needed - there)]
+
+
+def _disarmed(suite: type[Suite]) -> list[str]:
+    """Inherited tests that the class has overwritten with something that is no function."""
+    names = {name for base in suite.__mro__ for name in vars(base) if name.startswith("test_")}
+    return [name for name in names if not callable(getattr(suite, name))]

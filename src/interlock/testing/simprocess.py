@@ -1,0 +1,322 @@
+"""The Python world around a simulated contender: memory that its process's threads share, clocks, and its programs.
+
+The code under test reads and writes module globals, lines and queues as if it were alone. Here these are stand-ins
+whose every access is a question to the world, so threads of one simulated process are interleaved at each of them.
+`tests/sim` compares the fields that lines, claims and engines have with those known here: a new one that threads
+share would otherwise be private to each simulated thread, unnoticed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from .. import _hold, lock
+from .._core import arbiter
+from .._core.acquire import acquire, run
+from .._core.arbiter import Line, Place
+from .._io import blocking
+from .._model import Claim
+from ..engines import kernel, memory
+from ..engines.memory import MemoryClaim, MemoryEngine
+from .simworld import MINE, START, Script, SimIO, SimParker, Token
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from .._model import IO, Engine, Parker
+
+    Patch = tuple[object, str, object]
+
+PATH = "/sim/lock"
+_PATCHED = (arbiter, lock, _hold, kernel, memory)
+
+
+class Elsewhere:
+    """A claim or a place of another thread, as this one meets it in memory that they share."""
+
+    owner = "another thread"
+    since = START
+
+    def __init__(self, memory: Memory, token: Token) -> None:
+        self._memory = memory
+        self._token = token
+
+    @property
+    def parker(self) -> Parker | None:
+        if self._token.kind == "place":
+            return SimParker(self._memory.script, self._token._replace(kind="parker"))
+        parker: Parker | None = self._memory.ask("load", ("parker", self._token))
+        return parker
+
+
+class Memory:
+    """Turns objects into tokens for the world, and back."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self._mine: dict[Token, object] = {}
+        self._tokens: dict[int, Token] = {}
+
+    def ask(self, verb: str, name: tuple[Any, ...], *values: Any) -> Any:
+        return self.find(self.script.ask(verb, name, *map(self.token, values)))
+
+    def token(self, value: object) -> object:
+        if isinstance(value, SimParker):
+            return value.token
+        if not isinstance(value, (Place, Claim)):
+            return value
+        token = self._tokens.get(id(value))
+        if token is None:
+            if isinstance(value, Place):  # numbered like its parker, so that others can wake it
+                assert isinstance(value.parker, SimParker)
+                token = Token("place", MINE, value.parker.token.number)
+            else:
+                token = Token("claim", MINE, self.script.first + len(self._tokens))
+            self._tokens[id(value)] = token
+            self._mine[token] = value
+        return token
+
+    def find(self, value: Any) -> Any:
+        if type(value) is not Token:
+            return value
+        if value.kind == "parker":
+            return SimParker(self.script, value)
+        return self._mine[value] if value.who == MINE else Elsewhere(self, value)
+
+
+class SimMap:
+    """A dictionary that threads share. Keyed by `line.key`, or by strings."""
+
+    def __init__(self, memory: Memory, kind: str) -> None:
+        self._memory = memory
+        self._kind = kind
+
+    def _name(self, key: Any) -> tuple[Any, ...]:
+        return (self._kind, getattr(key, "key", key))
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        # A finalizer may come here when its contender's run was abandoned, even in the run of another one.
+        if self._memory.script.dead or getattr(key, "script", self._memory.script) is not self._memory.script:
+            return None
+        value = self._memory.ask("load", self._name(key))
+        return default if value is None else value
+
+    def setdefault(self, key: Any, value: Any) -> Any:
+        return self._memory.ask("setdefault", self._name(key), value)
+
+    def pop(self, key: Any, default: Any = None) -> Any:
+        value = self._memory.ask("exchange", self._name(key), None)
+        return default if value is None else value
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._memory.ask("exchange", self._name(key), value)
+
+    def __delitem__(self, key: Any) -> None:
+        if self.pop(key) is None:
+            raise KeyError(key)
+
+    def values(self) -> list[Any]:
+        return [self._memory.find(value) for value in self._memory.script.ask("values", (self._kind,))]
+
+
+class SimQueue:
+    """A deque that threads share."""
+
+    def __init__(self, memory: Memory, *name: Any) -> None:
+        self._memory = memory
+        self._name = name
+
+    def append(self, value: Any) -> None:
+        self._memory.ask("append", self._name, value)
+
+    def remove(self, value: Any) -> None:
+        self._memory.ask("remove", self._name, value)
+
+    def popleft(self) -> Any:
+        return self._memory.ask("pop", self._name, 0)
+
+    def __getitem__(self, at: int) -> Any:
+        return self._memory.ask("item", self._name, at)
+
+    def __len__(self) -> int:
+        length: int = self._memory.ask("length", self._name)
+        return length
+
+
+class SimQueues:
+    """The memory engine's dictionary of queues; an absent queue is an empty one."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+
+    def __getitem__(self, key: str) -> SimQueue:
+        return SimQueue(self._memory, "waiting", key)
+
+    def get(self, key: str) -> SimQueue:
+        return self[key]
+
+    def setdefault(self, key: str, default: deque[Any]) -> SimQueue:
+        assert not default
+        return self[key]
+
+
+class SimLine(Line):
+    """The line of the one resource, with its shared fields in the world."""
+
+    __slots__ = ("memory", "script")
+
+    def __init__(self, engine: Engine, memory: Memory) -> None:
+        self.memory = memory
+        self.script = memory.script
+        self.engine = engine
+        self.key = self.resource = PATH
+        self.queue = SimQueue(memory, "queue", PATH)  # type: ignore[assignment]
+        self.opens = None
+
+    @property
+    def courtesy(self) -> float:  # type: ignore[override]
+        return self.memory.ask("load", ("courtesy", PATH)) or 0.0
+
+    @courtesy.setter
+    def courtesy(self, value: float) -> None:
+        self.memory.ask("exchange", ("courtesy", PATH), value)
+
+
+class SharedClaim(MemoryClaim):
+    """A memory engine's claim, whose parker other threads look at."""
+
+    def __init__(self, line: Line, owner: object) -> None:
+        super().__init__(line, owner)
+        assert isinstance(line, SimLine)
+        self._memory = line.memory
+
+    @property
+    def parker(self) -> Parker | None:  # type: ignore[override]
+        parker: Parker | None = self._memory.ask("load", ("parker", self._memory.token(self)))
+        return parker
+
+    @parker.setter
+    def parker(self, value: Parker | None) -> None:
+        self._memory.ask("exchange", ("parker", self._memory.token(self)), value)
+
+
+class Bare:
+    """A claim without an arbiter: the stake of the acquire loop is the engine itself."""
+
+    def __init__(self, engine: Engine, claim: Claim) -> None:
+        self._engine = engine
+        self._claim = claim
+
+    async def try_acquire(self, io: IO, deadline: float) -> bool:
+        return await self._engine.try_acquire(io, self._claim, deadline)
+
+    async def wait(self, io: IO, until: float) -> None:
+        await self._engine.wait(io, self._claim, until)
+
+    async def withdraw(self, io: IO) -> None:
+        await self._engine.withdraw(io, self._claim)
+
+
+@contextmanager
+def patched(patches: Iterable[Patch]) -> Iterator[None]:
+    """Replace attributes; the newest replacement wins."""
+    before: list[Patch] = []
+    try:
+        for target, name, value in patches:
+            before.append((target, name, vars(target)[name]))
+            setattr(target, name, value)
+        yield
+    finally:
+        for target, name, value in reversed(before):
+            setattr(target, name, value)
+
+
+def _surroundings(memory: Memory, io: SimIO) -> Iterator[Patch]:
+    turns = SimMap(memory, "turn")
+    values = {"turns": turns, "monotonic": io.now, "random": lambda: 0.5, "running": lambda: io}
+    for module in _PATCHED:
+        for name, value in values.items():
+            if name in vars(module):
+                yield module, name, value
+    yield blocking, "io", io
+
+
+def turns(
+    engine: Callable[[Memory], Any],
+    *,
+    kind: type[lock.Lock] | type[lock.AsyncLock] | None = lock.Lock,
+    timeout: float | None = None,
+    fair: bool = False,
+    patches: Iterable[Patch] = (),
+) -> Callable[[Script], None]:
+    """A program: acquire, be inside, release. `kind` None: the engine without an arbiter.
+
+    `engine` makes the process's engine; `patches` are faults to plant and constants to scale.
+    """
+    patches = tuple(patches)
+
+    def program(script: Script) -> None:
+        memory = Memory(script)
+        io = SimIO(script)
+        with patched([*_surroundings(memory, io), *patches]):
+            its = engine(memory)
+            its.blame = lambda line: (None, "")  # reads /proc of the real machine
+            line = SimLine(its, memory)
+            script.tell("begin")
+            if kind is None:
+                run(_bare(script, io, line, fair, timeout))
+            elif issubclass(kind, lock.Lock):
+                _thread(script, _make(kind, line, fair, timeout))
+            else:
+                run(_task(script, _make(kind, line, fair, timeout)))
+
+    return program
+
+
+def _make(kind: type[Any], line: Line, fair: bool, timeout: float | None) -> Any:
+    made = kind("memory://#sim", timeout=timeout, fair=fair)
+    made._line = line
+    return made
+
+
+def _thread(script: Script, its: lock.Lock) -> None:
+    with its as hold:
+        script.tell("enter", hold.token)
+        script.tell("leave")
+
+
+async def _task(script: Script, its: lock.AsyncLock) -> None:
+    async with its as hold:
+        script.tell("enter", hold.token)
+        script.tell("leave")
+
+
+async def _bare(script: Script, io: SimIO, line: Line, fair: bool, timeout: float | None) -> None:
+    engine = line.engine
+    claim = engine.claim(line, script, fair)
+    deadline = float("inf") if timeout is None else io.now() + timeout
+    if not await acquire(io, Bare(engine, claim), deadline):
+        raise TimeoutError
+    script.tell("enter", claim.token)
+    script.tell("leave")
+    await engine.release(io, claim)
+
+
+def memory_engine(cls: type[MemoryEngine] = MemoryEngine) -> Callable[[Memory], MemoryEngine]:
+    """Makes memory engines whose dictionaries are the simulated process's."""
+
+    def make(memory: Memory) -> MemoryEngine:
+        engine = cls()
+        shared: dict[str, Any] = {
+            "_grants": SimMap(memory, "grants"),
+            "_queues": SimQueues(memory),
+            "_tokens": SimMap(memory, "tokens"),
+            "claim": lambda line, owner, fair: SharedClaim(line, owner),
+        }
+        for name, value in shared.items():
+            setattr(engine, name, value)
+        return engine
+
+    return make
