@@ -282,7 +282,7 @@ class KernelEngine:
         claim.front = claim.first = claim.overdue = False
         instance = self._events.shared() if self._events and self._hears(claim.line.key) else None
         claim.parker = parker = io.parker(instance)
-        if instance is None:
+        if instance is None or sys.platform == "win32":
             return
         claim.instance = instance
         self.ops.lift(claim, instance.fileno())

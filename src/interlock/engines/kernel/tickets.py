@@ -60,7 +60,7 @@ def anybody(ops: Ops, fd: int) -> bool:
 
 def enter(ops: Ops, fd: int) -> int:
     """Queue up; returns the ticket."""
-    ticket = BASE + ops.boottime_ns()
+    ticket: int = BASE + ops.boottime_ns()
     ops.fcntl(fd, _SETLK, _FLOCK.pack(_READ, 0, ticket, 1, 0))
     return ticket
 
