@@ -165,7 +165,8 @@ class KernelEngine:
 
     def _opens(self, line: Line) -> Iterator[int]:
         """Each step opens the lock file once more."""
-        line.opens = starmap(self.ops.open, repeat((fsencode(line.key), *OPENING)))
+        path = line.key if sys.platform == "win32" else fsencode(line.key)
+        line.opens = starmap(self.ops.open, repeat((path, *OPENING)))
         return line.opens
 
     async def try_acquire(self, io: IO, claim: KernelClaim, deadline: float) -> bool:
