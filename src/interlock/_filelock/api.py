@@ -15,7 +15,6 @@ import logging
 import os
 import sys
 import warnings
-from _thread import get_ident
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -88,6 +87,8 @@ class BaseFileLock(contextlib.ContextDecorator, metaclass=FileLockMeta):
 
     _process: object = None
     _dying = False
+    _by_engine = False
+    """Does an engine do the waiting and the holding? Else the hooks do, and they may block."""
     _lean = False
     """May an acquire begin with `_grab`, the path without a coroutine?"""
 
@@ -131,11 +132,15 @@ class BaseFileLock(contextlib.ContextDecorator, metaclass=FileLockMeta):
         )
         self._held: dict[FileLockContext, None] = {}
         self._process = state.process
+        self._settle()
 
     _gated = False
     """Do several callers of one thread share its context? (Tasks do.)"""
 
     # ---- what kinds define
+
+    def _settle(self) -> None:
+        """At the end of `__init__`: what a kind derives from its options."""
 
     @abstractmethod
     def _acquire(self) -> None:
@@ -718,7 +723,3 @@ class AcquireReturnProxy(Generic[LockT]):
         else:  # read-write locks have no context_error_policy
             lock.release()
 
-
-def owner_of_thread() -> object:
-    """Who a thread is to the engines."""
-    return get_ident()

@@ -17,7 +17,7 @@ __all__ = [
 ]
 
 
-class Timeout(TimeoutError):  # noqa: N818 - the public name
+class Timeout(TimeoutError):
     """The lock was not acquired in time. `holder` describes a recorded holder that this host cannot probe."""
 
     def __init__(self, lock_file: str, holder: str | None = None) -> None:
@@ -63,7 +63,7 @@ class SoftFileLockLifetimeWarning(FutureWarning):
     """The `lifetime` given lets a second holder in while the first still works."""
 
 
-class LeaseSettingsMismatch(ValueError):  # noqa: N818 - the public name
+class LeaseSettingsMismatch(ValueError):
     """Two contenders of one lease disagree on how long it lasts."""
 
 

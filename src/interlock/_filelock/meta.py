@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from .._core import fork
-from . import options, state
+from . import options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,14 +85,15 @@ class FileLockMeta(ABCMeta):
         }
         passed = _narrowed(cls, given)
         if not is_singleton:
-            return super().__call__(lock_file, **passed)  # type: ignore[misc,no-any-return]
+            made: T = type.__call__(cls, lock_file, **passed)
+            return made
         key = canonical(os.fspath(lock_file))
         with _guard:
             instances = cls._instances
             instance = instances.get(key)
             if instance is None or instance._gone(key):
-                instance = instances[key] = super().__call__(lock_file, **passed)  # type: ignore[misc]
-                return instance  # type: ignore[return-value]
+                made = instances[key] = type.__call__(cls, lock_file, **passed)
+                return made
         _require_same(instance, given)
         return instance  # type: ignore[return-value]
 
@@ -135,6 +136,3 @@ def _require_same(instance: BaseFileLock, given: dict[str, Any]) -> None:
             "Singleton lock instances cannot be initialized with differing arguments\nNon-matching arguments: " + lines
         )
 
-
-def is_current(mark: object) -> bool:
-    return mark is state.process

@@ -8,12 +8,12 @@ import stat
 import sys
 import time
 import warnings
-from _thread import get_ident
 from typing import TYPE_CHECKING
 
 from .._core.acquire import acquire, run
 from .._core.arbiter import Place, give_back, line_for, turns, wake_first
 from .._errors import LockError, UnsupportedError
+from .._identity import me
 from .._io.blocking import io as blocking_io
 from .._wait.mounts import LOCAL, fstype
 from ..engines import kernel
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["UnixFileLock", "WindowsFileLock", "has_fcntl", "lock_descriptor", "unlock_descriptor"]
 
 if sys.platform == "win32":
+    from ..engines.kernel.windows import EXCLUSIVE, UNLOCK
+
     has_fcntl = False
 
     def engine() -> kernel.KernelEngine:
@@ -40,7 +42,7 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-    from ..engines.kernel.ops import Ops
+    from ..engines.kernel.ops import EXCLUSIVE, UNLOCK, Ops
 
     has_fcntl = hasattr(fcntl, "flock")
     _flock = fcntl.flock
@@ -66,20 +68,12 @@ class EngineLock(BaseFileLock):
     _made: tuple[int, int] | None = None
     """(device, inode) of a lock file that this object created."""
 
-    def __init__(
-        self,
-        lock_file: str | os.PathLike[str],
-        timeout: float = -1,
-        mode: int = options.UNSET_MODE,
-        thread_local: bool = True,
-        **others: Any,
-    ) -> None:
-        super().__init__(lock_file, timeout, mode, thread_local, **others)
+    def _settle(self) -> None:
         kind = type(self)
         self._by_engine = kind._acquire is EngineLock._acquire and kind._release is EngineLock._release
         settings = self._settings
         self._plain_close = settings.close_error_policy != "raise" and sys.platform != "win32"
-        self._lean = self._by_engine and thread_local and not settings.on_acquired and self._plain_close
+        self._lean = self._by_engine and settings.thread_local and not settings.on_acquired and self._plain_close
 
     # ---- the uncontended path
 
@@ -91,7 +85,8 @@ class EngineLock(BaseFileLock):
             line = self._find_line(canonical(context.lock_file))
             if line is None:
                 return None
-        return line.engine.claim(line, get_ident(), False)
+        claim: Claim = line.engine.claim(line, me.token, False)
+        return claim
 
     def _grab(self, context: FileLockContext, claim: Claim, polite: bool) -> bool:
         line = claim.line
@@ -382,8 +377,8 @@ def lock_descriptor(fd: int, *, blocking: bool = True, poll_interval: float = 0.
     if not poll_interval:
         raise ValueError("poll_interval must be greater than 0")
     while not _try_descriptor(ops, fd):
-        if _is_local(fd):
-            ops.flock(fd, kernel.EXCLUSIVE & ~fcntl.LOCK_NB)
+        if sys.platform == "linux" and _is_local(fd):
+            ops.flock(fd, fcntl.LOCK_EX)
             return True
         time.sleep(poll_interval)
     return True
@@ -391,12 +386,12 @@ def lock_descriptor(fd: int, *, blocking: bool = True, poll_interval: float = 0.
 
 def unlock_descriptor(fd: int) -> None:
     """Let go of what `lock_descriptor` locked. Raises `OSError` where the kernel refuses."""
-    engine().ops.flock(fd, kernel.UNLOCK)
+    engine().ops.flock(fd, UNLOCK)
 
 
 def _try_descriptor(ops: Any, fd: int) -> bool:
     try:
-        ops.flock(fd, kernel.EXCLUSIVE)
+        ops.flock(fd, EXCLUSIVE)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK):
             return False
@@ -406,8 +401,6 @@ def _try_descriptor(ops: Any, fd: int) -> bool:
 
 def _is_local(fd: int) -> bool:
     """Is the kernel's queue of waiters the whole queue? Then blocking in it is the best wait there is."""
-    if sys.platform != "linux":
-        return False
     try:
         return fstype(os.path.dirname(os.readlink(f"/proc/self/fd/{fd}"))) in LOCAL
     except OSError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable  # noqa: TC003 - LockOptions' hints are read at run time
 from decimal import Decimal
 from numbers import Real
 from threading import TIMEOUT_MAX
@@ -55,7 +55,7 @@ def seconds(name: str, value: object) -> float:
         number = float(value)
     except OverflowError:
         raise ValueError(f"{name} is too large to be a number of seconds: {value!r}") from None
-    if number == 0 and value < 0:  # type: ignore[operator] # a tiny negative number keeps its sign: it means "for ever"
+    if number == 0 and value < 0:  # a tiny negative number keeps its sign: it means "for ever"
         return -math.ulp(0.0)
     return number
 

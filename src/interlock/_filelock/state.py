@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING
 
 from .._core import fork
 from .._core.arbiter import Line
-from .._model import Claim
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from .._model import IO
+    from .._model import IO, Claim
     from .api import BaseFileLock
 
 process = object()

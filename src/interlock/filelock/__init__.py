@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from .._filelock import HOME
 from .._filelock.api import AcquireReturnProxy, BaseFileLock
-from .._filelock.errors import (
+from .._filelock.errors import (  # noqa: F401 - Cancelled is no name of filelock's
     Cancelled,
     LeaseSettingsMismatch,
     SoftFileLockLifetimeWarning,
@@ -30,7 +30,49 @@ if TYPE_CHECKING:
 
 __version__ = version
 
-__all__ = sorted({*HOME, "AsyncFileLock", "FileLock", "__version__", "asyncio"})
+__all__ = [  # most of them lazy
+    "AcquireReturnProxy",
+    "AsyncAcquireReadWriteReturnProxy",
+    "AsyncAcquireReturnProxy",
+    "AsyncAcquireSoftReadWriteReturnProxy",
+    "AsyncFileLock",
+    "AsyncReadWriteLock",
+    "AsyncSoftFileLease",
+    "AsyncSoftFileLock",
+    "AsyncSoftReadWriteLock",
+    "AsyncStrictSoftFileLock",
+    "AsyncUnixFileLock",
+    "AsyncWindowsFileLock",
+    "BaseAsyncFileLock",
+    "BaseFileLock",
+    "CloseErrorPolicy",
+    "CompromiseReason",
+    "ContextErrorPolicy",
+    "FileLock",
+    "LeaseCompromise",
+    "LeaseSettingsMismatch",
+    "LockOptions",
+    "MarkerSoftFileLock",
+    "OwnerMode",
+    "OwnerRecord",
+    "ReadWriteLock",
+    "SoftFileLease",
+    "SoftFileLock",
+    "SoftFileLockLifetimeWarning",
+    "SoftFileLockProtocolError",
+    "SoftReadWriteLock",
+    "StrictSoftFileClaim",
+    "StrictSoftFileClaimState",
+    "StrictSoftFileLock",
+    "Timeout",
+    "UnixFileLock",
+    "WindowsFileLock",
+    "__version__",
+    "asyncio",
+    "has_fcntl",
+    "lock_descriptor",
+    "unlock_descriptor",
+]
 
 if sys.platform == "win32":
     FileLock = WindowsFileLock
