@@ -147,7 +147,7 @@ class SoftFileLock(BaseFileLock):
         error = None
         try:
             if isinstance(claim, MarkerClaim):
-                error = marker.engine().drop(claim)
+                error = marker.engine().let_go(claim)
             elif context.lock_file_fd is not None:
                 os.close(context.lock_file_fd)
         finally:
