@@ -97,7 +97,7 @@ class Ops:
     if sys.platform != "win32":
         import fcntl as _fcntl
 
-        fcntl: Callable[[int, int, bytes], bytes] = staticmethod(_fcntl.fcntl)
+        fcntl: Callable[[int, int, bytes], bytes] = staticmethod(_fcntl.fcntl)  # type: ignore[assignment]
         pread = staticmethod(os.pread)
 
     def create(self, claim: RangeClaim, path: str) -> None:

@@ -256,9 +256,12 @@ class MarkerEngine:
 
     # ---- release
 
-    def drop(self, claim: MarkerClaim) -> OSError | None:
-        """Release or withdraw; removes nothing but our own. Idempotent. Returns what close(2) complained
-        of."""
+    def drop(self, claim: MarkerClaim) -> None:
+        """Release or withdraw; removes nothing but our own. Idempotent."""
+        self.let_go(claim)
+
+    def let_go(self, claim: MarkerClaim) -> OSError | None:
+        """`drop`; returns what close(2) complained of."""
         error = None
         if claim.instance is not None:
             self._unwatch(claim)
