@@ -11,8 +11,6 @@ finds the lock held behind it re-enters.
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
 import sys
 import warnings
 from abc import abstractmethod
@@ -22,125 +20,41 @@ from .._core.acquire import acquire, run
 from .._core.arbiter import Place, give_back, turns
 from .._errors import LockError
 from .._io.blocking import io as blocking_io
-from .._model import Claim
 from . import options, state
-from .errors import Cancelled, Timeout, translated
-from .meta import FileLockMeta, canonical, new_registry
-from .state import FileLockContext, ThreadLocalFileContext
+from .errors import Timeout, translated
+from .knobs import Knobs
+from .meta import FileLockMeta, lock_path, new_registry
+from .stakes import DEBUG, LOGGER, HookStake, Watched, on_this_stack
+from .state import FileLockContext, ThreadLocalFileContext, Turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import FrameType, TracebackType
+    from types import TracebackType
     from typing import Any, NoReturn, Self
-    from weakref import WeakValueDictionary
 
     from .._core.acquire import Stake
-    from .._model import IO
+    from .._model import IO, Claim
 
-__all__ = ["AcquireReturnProxy", "BaseFileLock", "FileLockContext", "FileLockMeta", "ThreadLocalFileContext"]
-
-LOGGER = logging.getLogger("filelock")
-DEBUG = logging.DEBUG
+__all__ = [
+    "AcquireReturnProxy",
+    "BaseFileLock",
+    "FileLockContext",
+    "FileLockMeta",
+    "HookStake",
+    "ThreadLocalFileContext",
+]
 
 LockT = TypeVar("LockT")
 
 
-class Settings:
-    """The options that never change."""
-
-    __slots__ = (
-        "close_error_policy", "context_error_policy", "fallback_to_soft", "is_singleton", "on_acquired",
-        "preserve_lock_file", "thread_local",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        thread_local: bool,
-        is_singleton: bool,
-        context_error_policy: options.ContextErrorPolicy,
-        close_error_policy: options.CloseErrorPolicy,
-        fallback_to_soft: bool,
-        preserve_lock_file: bool,
-        on_acquired: Callable[[int], None] | None,
-    ) -> None:
-        self.thread_local = thread_local
-        self.is_singleton = is_singleton
-        self.context_error_policy: options.ContextErrorPolicy = context_error_policy
-        self.close_error_policy: options.CloseErrorPolicy = close_error_policy
-        self.fallback_to_soft = fallback_to_soft
-        self.preserve_lock_file = preserve_lock_file
-        self.on_acquired = on_acquired
-
-
-class BaseFileLock(contextlib.ContextDecorator, metaclass=FileLockMeta):
+class BaseFileLock(Knobs, contextlib.ContextDecorator, metaclass=FileLockMeta):
     """A lock on a path; abstract. Re-entrant: acquired as often as released, per thread unless `thread_local=False`."""
-
-    _instances: WeakValueDictionary[str, BaseFileLock]
-    _lifetime_supported = False
-    _lifetime_replacements: tuple[str, str] | None = None
-    """(strict, lease): the classes to recommend to those who give a `lifetime`."""
-    _lifetime_unsupported_reason = "a native OS lock cannot be broken safely by file age"
-    _lifetime_warning_level = 2
-    _preserve_lock_file_supported = True
-    _on_acquired_supported = True
-    _holder_words = "FileLock instance in this thread"
-
-    _process: object = None
-    _dying = False
-    _by_engine = False
-    """Does an engine do the waiting and the holding? Else the hooks do, and they may block."""
-    _lean = False
-    """May an acquire begin with `_grab`, the path without a coroutine?"""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls._instances = new_registry()
 
-    def __init__(
-        self,
-        lock_file: str | os.PathLike[str],
-        timeout: float = -1,
-        mode: int = options.UNSET_MODE,
-        thread_local: bool = True,
-        *,
-        blocking: bool = True,
-        is_singleton: bool = False,
-        poll_interval: float = 0.05,
-        lifetime: float | None = None,
-        context_error_policy: options.ContextErrorPolicy = "chain",
-        close_error_policy: options.CloseErrorPolicy = "default",
-        fallback_to_soft: bool = True,
-        preserve_lock_file: bool = False,
-        on_acquired: Callable[[int], None] | None = None,
-    ) -> None:
-        """Name a lock file; nothing is opened yet.
-
-        `timeout` (seconds; negative or inf: for ever; 0: one attempt) and `blocking` are the defaults of `acquire`.
-        `mode`: permissions of a lock file that is created (left out: the umask decides). `thread_local`: does each
-        thread have its own hold and settings? `is_singleton`: one object per path and class. `poll_interval`: the
-        longest nap where no event can tell that the lock was let go. `lifetime`: only for soft locks.
-        `context_error_policy`: with "group", an error of the body and one of the release are raised together.
-        `on_acquired(fd)` runs once per physical acquisition.
-        """
-        self._settings = Settings(
-            thread_local, is_singleton, context_error_policy, close_error_policy, fallback_to_soft,
-            preserve_lock_file, on_acquired,
-        )  # fmt: skip
-        given = (os.fspath(lock_file), timeout, mode, blocking, poll_interval, lifetime)
-        self._holder: state.PerThread | state.Shared = (
-            state.PerThread(given, self._gated) if thread_local else state.Shared(given)
-        )
-        self._held: dict[FileLockContext, None] = {}
-        self._process = state.process
-        self._settle()
-
-    _gated = False
-    """Do several callers of one thread share its context? (Tasks do.)"""
-
     # ---- what kinds define
-
-    def _settle(self) -> None:
-        """At the end of `__init__`: what a kind derives from its options."""
 
     @abstractmethod
     def _acquire(self) -> None:
@@ -158,10 +72,6 @@ class BaseFileLock(contextlib.ContextDecorator, metaclass=FileLockMeta):
     def _unprobeable_holder(self) -> str | None:
         """For `Timeout`: the recorded holder, if this host cannot tell whether it lives."""
         return None
-
-    def _extra_differences(self, given: dict[str, Any]) -> list[tuple[str, object, object]]:
-        """Of a singleton's own options: (name, passed, existing) where they differ."""
-        return []
 
     async def _nap(self, io: IO, until: float, poll_interval: float) -> None:
         """Between two attempts of a kind that is known by its hooks only."""
@@ -241,7 +151,7 @@ class BaseFileLock(contextlib.ContextDecorator, metaclass=FileLockMeta):
         if context.gate is None:
             await self._contend(io, context, deadline, wait, poll_interval, cancel_check, claim)
             return
-        turn = Claim(context.gate, io.owner())
+        turn = Turn(context.gate, io.owner())
         mine = turns.get(context.gate)
         if mine is not None and mine.owner == turn.owner:
             if context.lock_file_fd is None:
@@ -271,10 +181,10 @@ class BaseFileLock(contextlib.ContextDecorator, metaclass=FileLockMeta):
         if context.lock_file_fd is not None:
             context.lock_counter += 1
             return
-        if _on_this_stack(context.acquiring):
+        if on_this_stack(context.acquiring):
             raise self._waits_for_itself()
         owner = io.owner()
-        path = canonical(context.lock_file)
+        path = lock_path(context.lock_file)
         if wait == options.FOREVER:
             self._refuse_self_deadlock(owner, path)
         name = (id(self), context.lock_file)
@@ -390,7 +300,7 @@ class BaseFileLock(contextlib.ContextDecorator, metaclass=FileLockMeta):
     async def _disengage(self, io: IO, context: FileLockContext, force: bool) -> None:
         gate = context.gate
         assert gate is not None
-        turn = Claim(gate, io.owner())
+        turn: Claim = Turn(gate, io.owner())
         mine = turns.get(gate)
         if mine is not None and mine.owner == turn.owner:
             turn = mine  # a signal handler, or on_acquired
@@ -440,7 +350,7 @@ class BaseFileLock(contextlib.ContextDecorator, metaclass=FileLockMeta):
         """Release without raising: for finalizers and the end of the interpreter."""
         try:
             self._drop_elsewhere(context)
-        except Exception:  # noqa: BLE001 - nobody is there to hear it
+        except Exception:  # noqa: BLE001, S110 - nobody is there to hear it
             pass
 
     # ---- context manager, decorator, finalizer
@@ -475,234 +385,6 @@ class BaseFileLock(contextlib.ContextDecorator, metaclass=FileLockMeta):
         if mine:
             for context in held:
                 self._abandon(context)
-
-    # ---- properties
-
-    @property
-    def _context(self) -> FileLockContext:
-        return self._holder.context
-
-    @property
-    def _lock_path(self) -> str:
-        """The canonical path while an acquire or a hold lasts; before that, the path as given."""
-        context = self._holder.context
-        return context.path or context.lock_file
-
-    @property
-    def is_locked(self) -> bool:
-        """Is it held by this object (for thread-local locks: by this thread)?"""
-        return self._holder.context.lock_file_fd is not None and self._process is state.process
-
-    @property
-    def lock_counter(self) -> int:
-        """How many levels are held."""
-        return self._holder.context.lock_counter if self._process is state.process else 0
-
-    @property
-    def lock_file(self) -> str:
-        """The path, as it was given."""
-        return self._holder.context.lock_file
-
-    @property
-    def timeout(self) -> float:
-        """Default of `acquire`, in seconds."""
-        return self._holder.context.timeout
-
-    @timeout.setter
-    def timeout(self, value: float | str) -> None:
-        if isinstance(value, (str, bytes, bytearray)):
-            warnings.warn(
-                "setting timeout from a string is deprecated and will be removed; pass a number",
-                DeprecationWarning,
-                stacklevel=2,
-            )
-            value = float(value)
-        self._holder.context.timeout = options.seconds("timeout", value)
-
-    @property
-    def blocking(self) -> bool:
-        """Default of `acquire`: wait, or attempt once?"""
-        return self._holder.context.blocking
-
-    @blocking.setter
-    def blocking(self, value: bool) -> None:
-        options.check_blocking(value)
-        self._holder.context.blocking = value
-
-    @property
-    def poll_interval(self) -> float:
-        """Default of `acquire`: the longest nap, in seconds, where no event wakes a waiter."""
-        return self._holder.context.poll_interval
-
-    @poll_interval.setter
-    def poll_interval(self, value: float) -> None:
-        self._holder.context.poll_interval = options.interval(value)
-
-    @property
-    def lifetime(self) -> float | None:
-        """The age in seconds at which a soft marker may be broken, or None."""
-        return self._holder.context.lifetime
-
-    @lifetime.setter
-    def lifetime(self, value: float | None) -> None:
-        self._holder.context.lifetime = options.read_lifetime(value, type(self), 2)
-
-    @property
-    def mode(self) -> int:
-        """The permissions asked for; 0o644 where none were, although then the umask decides."""
-        mode = self._holder.context.mode
-        return 0o644 if mode == options.UNSET_MODE else mode
-
-    @property
-    def has_explicit_mode(self) -> bool:
-        """Was a `mode` given?"""
-        return self._holder.context.mode != options.UNSET_MODE
-
-    @property
-    def is_singleton(self) -> bool:
-        """Is this the one object for its path?"""
-        return self._settings.is_singleton
-
-    @property
-    def context_error_policy(self) -> options.ContextErrorPolicy:
-        """What a `with` block raises when its body and the release both fail."""
-        return self._settings.context_error_policy
-
-    @property
-    def close_error_policy(self) -> options.CloseErrorPolicy:
-        """What becomes of an error of close(2) after the lock was let go."""
-        return self._settings.close_error_policy
-
-    @property
-    def fallback_to_soft(self) -> bool:
-        """May a filesystem without flock be locked by a marker?"""
-        return self._settings.fallback_to_soft
-
-    @property
-    def preserve_lock_file(self) -> bool:
-        """Must the lock file stay after the release?"""
-        return self._settings.preserve_lock_file
-
-    @property
-    def on_acquired(self) -> Callable[[int], None] | None:
-        """What is called with the descriptor after each physical acquisition."""
-        return self._settings.on_acquired
-
-    def is_thread_local(self) -> bool:
-        """Does each thread have its own hold and settings?"""
-        return self._settings.thread_local
-
-    # ---- singletons
-
-    def _gone(self, key: str) -> bool:
-        """Is this singleton no longer the one for the path `key`: inherited, dying, or meant for another directory?"""
-        return self._dying or self._process is not state.process or canonical(self._lock_path) != key
-
-    def _differing(self, given: dict[str, Any]) -> list[tuple[str, object, object]]:
-        context = self._holder.context
-        existing: dict[str, object] = {
-            "thread_local": self._settings.thread_local,
-            "mode": context.mode,
-            "blocking": context.blocking,
-            "poll_interval": context.poll_interval,
-            "lifetime": context.lifetime,
-            "context_error_policy": self._settings.context_error_policy,
-            "close_error_policy": self._settings.close_error_policy,
-            "fallback_to_soft": self._settings.fallback_to_soft,
-            "preserve_lock_file": self._settings.preserve_lock_file,
-        }
-        found = [(name, given[name], has) for name, has in existing.items() if given[name] != has]
-        if not options.same_wait(given["timeout"], context.timeout):
-            found.append(("timeout", given["timeout"], context.timeout))
-        if given["on_acquired"] is not self._settings.on_acquired:  # equal functions may close over different things
-            found.append(("on_acquired", given["on_acquired"], self._settings.on_acquired))
-        return found + self._extra_differences(given)
-
-
-class HookStake:
-    """A stake of a lock that is known by its hooks only."""
-
-    def __init__(self, lock: BaseFileLock, context: FileLockContext, poll_interval: float) -> None:
-        self._lock = lock
-        self._context = context
-        self._poll_interval = poll_interval
-        self._ready = False
-
-    async def try_acquire(self, io: IO, deadline: float) -> bool:
-        if not self._ready:  # once: a directory that vanishes later must not be made again beside a holder
-            self._ready = True
-            await self._lock._aside(io, self._make_directory)
-        await self._lock._attempt(io)
-        return self._context.lock_file_fd is not None
-
-    def _make_directory(self) -> None:
-        directory = os.path.dirname(self._lock._lock_path)
-        if directory and not os.path.isdir(directory):
-            os.makedirs(directory, exist_ok=True)
-
-    async def wait(self, io: IO, until: float) -> None:
-        await self._lock._nap(io, until, self._poll_interval)
-
-    async def withdraw(self, io: IO) -> None:
-        if self._context.lock_file_fd is not None:
-            await self._lock._let_go(io, self._context)
-
-
-class Watched:
-    """A stake, and what its owner wants to happen between tries."""
-
-    __slots__ = ("_blind", "_cancel_check", "_lock", "_poll_interval", "_stake", "_wait")
-
-    def __init__(
-        self,
-        stake: Stake,
-        lock: BaseFileLock,
-        poll_interval: float,
-        cancel_check: Callable[[], bool] | None,
-        wait: float = options.FOREVER,
-    ) -> None:
-        self._stake = stake
-        self._lock = lock
-        self._poll_interval = poll_interval
-        self._cancel_check = cancel_check
-        self._wait = wait
-
-    async def try_acquire(self, io: IO, deadline: float) -> bool:
-        if await self._stake.try_acquire(io, deadline):
-            return True
-        if self._wait:
-            if self._cancel_check is not None and self._cancel_check():
-                LOGGER.debug("Cancellation requested for lock %s on %s", id(self._lock), self._lock.lock_file)
-                raise Cancelled(self._lock.lock_file)
-        return False
-
-    async def wait(self, io: IO, until: float) -> None:
-        if LOGGER.isEnabledFor(DEBUG):
-            LOGGER.debug(
-                "Lock %s not acquired on %s, waiting %s seconds ...",
-                id(self._lock), self._lock.lock_file, until - io.now(),
-            )  # fmt: skip
-        if self._cancel_check is not None or _is_blind(self._stake):
-            until = min(until, io.now() + self._poll_interval)
-        await self._stake.wait(io, until)
-
-    async def withdraw(self, io: IO) -> None:
-        await self._stake.withdraw(io)
-
-
-def _is_blind(stake: Stake) -> bool:
-    """Does an engine wait here whose events cannot be trusted (it naps)? Then the user's interval is the nap's bound."""
-    claim = getattr(stake, "claim", None)
-    return claim is not None and getattr(claim, "parker", None) is not None and claim.instance is None
-
-
-def _on_this_stack(frame: FrameType | None) -> bool:
-    caller: FrameType | None = sys._getframe(1) if frame is not None else None
-    while caller is not None:
-        if caller is frame:
-            return True
-        caller = caller.f_back
-    return False
 
 
 class AcquireReturnProxy(Generic[LockT]):

@@ -37,7 +37,7 @@ class AsyncFileLockMeta(FileLockMeta):
     """Adds the options of tasks."""
 
     def __call__(  # type: ignore[misc] # the class of classes: cls is a lock class
-        cls: type[T],
+        cls: type[T],  # noqa: N805
         lock_file: str | os.PathLike[str],
         timeout: float = -1,
         mode: int = options.UNSET_MODE,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import os
 import sys
 from abc import ABCMeta
 from threading import RLock
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from .._core import fork
@@ -40,6 +41,15 @@ def canonical(path: str) -> str:
     # Windows: realpath opens what it resolves in a way that stops others from deleting it.
     resolved = os.path.abspath(directory) if sys.platform == "win32" else os.path.realpath(directory)
     return os.path.join(resolved, name)
+
+
+def lock_path(path: str) -> str:
+    """`canonical`, of a path that names a file; for others, what the kernel would say."""
+    resolved = canonical(path)
+    if resolved.endswith(os.sep):
+        number = errno.EISDIR if path else errno.ENOENT
+        raise OSError(number, os.strerror(number), path)
+    return resolved
 
 
 class FileLockMeta(ABCMeta):
@@ -95,7 +105,7 @@ class FileLockMeta(ABCMeta):
                 made = instances[key] = type.__call__(cls, lock_file, **passed)
                 return made
         _require_same(instance, given)
-        return instance  # type: ignore[return-value]
+        return cast("T", instance)
 
 
 def new_registry() -> WeakValueDictionary[str, BaseFileLock]:

@@ -18,9 +18,10 @@ from .._io.blocking import io as blocking_io
 from .._wait.mounts import LOCAL, fstype
 from ..engines import kernel
 from . import options
-from .api import DEBUG, LOGGER, BaseFileLock
+from .api import BaseFileLock
 from .errors import translated
-from .meta import canonical
+from .meta import lock_path
+from .stakes import DEBUG, LOGGER
 
 if TYPE_CHECKING:
     from typing import Any
@@ -82,9 +83,7 @@ class EngineLock(BaseFileLock):
         if sys.platform != "win32" and fcntl.flock is not _flock:
             return None
         if line is None:
-            line = self._find_line(canonical(context.lock_file))
-            if line is None:
-                return None
+            line = self._find_line()
         claim: Claim = line.engine.claim(line, me.token, False)
         return claim
 
@@ -102,10 +101,9 @@ class EngineLock(BaseFileLock):
         context.path = claim.line.key
         context.lock_file_fd = claim.fd
 
-    def _find_line(self, path: str) -> Line | None:
-        if path.endswith(os.sep):
-            return None
+    def _find_line(self) -> Line:
         given = self.lock_file
+        path = lock_path(given)
         line = line_for(engine(), path, given)
         if path == given:
             self._line = line
@@ -124,11 +122,7 @@ class EngineLock(BaseFileLock):
         self, io: IO, context: FileLockContext, poll_interval: float, claim: Claim | None
     ) -> _EngineStake:
         if claim is None:
-            path = canonical(context.lock_file)
-            line = self._find_line(path)
-            if line is None:  # no last component: let the kernel say what is wrong with it
-                os.close(os.open(context.lock_file, os.O_RDWR | os.O_CREAT, 0o600))
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), context.lock_file)
+            line = self._find_line()
             claim = line.engine.claim(line, io.owner(), False)
         self._prepare(claim.line.key)
         return _EngineStake(io, self, context, claim, poll_interval)

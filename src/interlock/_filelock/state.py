@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 
 from .._core import fork
 from .._core.arbiter import Line
+from .._model import Claim
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from .._model import IO, Claim
+    from .._model import IO
     from .api import BaseFileLock
 
 process = object()
@@ -102,6 +103,15 @@ class _Gate:
 
 
 GATE: Any = _Gate()
+
+
+class Turn(Claim):
+    """A place in a gate's line."""
+
+    def __init__(self, gate: Line, owner: object) -> None:
+        self.line = gate
+        self.owner = owner
+
 
 holders: dict[tuple[object, str], FileLockContext] = {}
 """Who (thread or task) holds which path by a hook; holds of engines are in the arbiter's `turns`."""

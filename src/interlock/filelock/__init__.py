@@ -11,8 +11,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from .._filelock import HOME
+from .._filelock.alias import install  # noqa: F401 - ours, like Cancelled: no names of filelock's
 from .._filelock.api import AcquireReturnProxy, BaseFileLock
-from .._filelock.errors import (  # noqa: F401 - Cancelled is no name of filelock's
+from .._filelock.errors import (  # noqa: F401
     Cancelled,
     LeaseSettingsMismatch,
     SoftFileLockLifetimeWarning,

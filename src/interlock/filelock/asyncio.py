@@ -16,7 +16,7 @@ from .._filelock.async_ import (
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = [
+__all__ = [  # noqa: F822 - some are lazy
     "AsyncAcquireReturnProxy",
     "AsyncSoftFileLease",
     "AsyncSoftFileLock",

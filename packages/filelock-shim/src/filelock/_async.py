@@ -1,0 +1,1 @@
+from interlock._filelock.async_ import *  # noqa: F403

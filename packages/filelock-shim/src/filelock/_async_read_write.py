@@ -1,0 +1,1 @@
+from interlock._filelock.async_readwrite import *  # noqa: F403

@@ -1,0 +1,1 @@
+from interlock._filelock.errors import *  # noqa: F403

@@ -1,0 +1,1 @@
+from interlock._filelock.state import *  # noqa: F403

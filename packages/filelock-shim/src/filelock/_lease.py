@@ -1,0 +1,1 @@
+from interlock._filelock.soft_lease import *  # noqa: F403

@@ -1,0 +1,1 @@
+from interlock._filelock.soft import *  # noqa: F403

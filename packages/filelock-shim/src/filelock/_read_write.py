@@ -1,0 +1,1 @@
+from interlock._filelock.readwrite import *  # noqa: F403

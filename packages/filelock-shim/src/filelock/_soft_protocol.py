@@ -1,0 +1,1 @@
+from interlock._filelock.soft_strict import *  # noqa: F403

@@ -1,0 +1,1 @@
+from interlock._filelock.soft_readwrite import *  # noqa: F403

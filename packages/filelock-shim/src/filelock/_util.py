@@ -1,0 +1,1 @@
+from interlock._filelock.alias import *  # noqa: F403

@@ -1,0 +1,1 @@
+from interlock._filelock.native import *  # noqa: F403

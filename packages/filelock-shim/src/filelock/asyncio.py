@@ -1,0 +1,1 @@
+from interlock.filelock.asyncio import *  # noqa: F403

@@ -1,0 +1,1 @@
+from interlock.filelock.version import *  # noqa: F403
