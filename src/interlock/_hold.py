@@ -141,6 +141,7 @@ class Hold(_BaseHold):
 
     def release(self) -> None:
         """Let go. Raises `NotHeldError` when it was released before, or in a forked child; then nothing happens."""
+        (self._claim or self._was).line.by_hand = True
         if not self._let_go():
             raise self._not_held()
 
@@ -164,6 +165,7 @@ class AsyncHold(_BaseHold):
 
     async def release(self) -> None:
         """Let go. Raises `NotHeldError` when it was released before, or in a forked child; then nothing happens."""
+        (self._claim or self._was).line.by_hand = True
         if not self._let_go():
             raise self._not_held()
 

@@ -44,8 +44,10 @@ if TYPE_CHECKING:
         def traits(self) -> Traits: ...
         def require_fair(self, key: str) -> None:
             """Raise `UnsupportedError` where this engine cannot be FIFO."""
+        @property
+        def claim_type(self) -> type[Any]: ...
         def claim(self, line: Line, owner: object, fair: bool) -> Any:
-            """A fresh stake; no outside effect."""
+            """A fresh stake, a `claim_type` with these attributes; no outside effect."""
         def try_now(self, claim: Any, polite: bool) -> bool:
             """The uncontended path without a coroutine. False: nothing is known, enter the loop with this claim."""
         async def try_acquire(self, io: IO, claim: Any, deadline: float) -> bool:
@@ -106,11 +108,8 @@ class Claim:
 
     line: Line
     owner: object
+    fair = False
     depth = 1
     began = 0.0
     since = 0.0
     token: int | None = None
-
-    def __init__(self, line: Line, owner: object) -> None:
-        self.line = line
-        self.owner = owner

@@ -37,13 +37,15 @@ __all__ = ["Line", "Place", "give_back", "line_for", "turns"]
 class Line:
     """One resource, as this process sees it. `key` is canonical, `resource` is what messages show."""
 
-    __slots__ = ("__weakref__", "courtesy", "engine", "key", "opens", "queue", "resource")
+    __slots__ = ("__weakref__", "by_hand", "courtesy", "engine", "key", "opens", "queue", "resource")
 
     def __init__(self, engine: Engine, key: str, resource: str) -> None:
         self.engine = engine
         self.key = key
         self.resource = resource
         self.queue: deque[Place] = deque()
+        self.by_hand = False
+        """Was ever a hold on it released by hand? Only then can a `with` block end without its hold."""
         self.opens: Iterator[int] | None = None  # the kernel engine's
         self.courtesy = 0.0
         """Monotonic second from which a newcomer looks whether other processes wait, before it barges."""
@@ -118,11 +120,11 @@ class Place:
 
     def leave_queue(self) -> None:
         if self.queued:
-            self.queued = False
             try:
                 self.claim.line.queue.remove(self)
             except ValueError:
                 pass
+            self.queued = False
 
     async def try_acquire(self, io: IO, deadline: float) -> bool:
         claim = self.claim

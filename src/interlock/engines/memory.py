@@ -25,6 +25,8 @@ class MemoryClaim(Claim):
 class MemoryEngine:
     """Grants in order of arrival. One dictionary entry is the lock; taking it is one atomic step."""
 
+    claim_type = MemoryClaim
+
     def __init__(self) -> None:
         self._grants: dict[str, MemoryClaim] = {}
         self._queues: dict[str, deque[MemoryClaim]] = {}
@@ -40,7 +42,10 @@ class MemoryEngine:
         )
 
     def claim(self, line: Line, owner: object, fair: bool) -> MemoryClaim:
-        return MemoryClaim(line, owner)
+        claim = MemoryClaim()
+        claim.line = line
+        claim.owner = owner
+        return claim
 
     def require_fair(self, key: str) -> None:
         """It is fair."""

@@ -29,6 +29,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .simshape import place
 from .simworld import (
     AGAIN,
     FOREVER,
@@ -119,6 +120,7 @@ class Explorer:
         naps: int = 30,
         outcomes: Sequence[str] = ("done",),
         tasks: bool = False,
+        merge: bool = True,
         limit: int = 3_000_000,
     ) -> None:
         ends = {"done", *outcomes}
@@ -128,6 +130,10 @@ class Explorer:
             ends.add("Interrupt")
         self.setup = world.setup = Setup(contenders, frozenset(ends), tasks)
         self._limit = limit
+        self._merge = merge
+        self.plays = 0
+        self._places: dict[Any, Node] = {}
+        self._log: list[str] | None = None
         self._nodes: list[Node] = []
         self._roots: dict[tuple[object, int, float], Node] = {}
         budgets = dict(crashes=crashes, stops=stops, cancels=cancels, interrupts=interrupts, jumps=jumps, naps=naps)
@@ -150,12 +156,19 @@ class Explorer:
             asked.append(node.parent.request)
             answers.append(node.given)
             node = node.parent
-        self._nodes.append(new)
         script = Script(node.given[0], asked[::-1], answers[::-1], node.given[1])
-        new.request = self._play(program, script)
+        if self._merge:
+            script.describe = place
+        self.plays += 1
+        new.request = self._play(program, script, self.setup.outcomes)
+        if script.place is not None:
+            new = self._places.setdefault((program, new.request, script.first, script.now, script.place), new)
+        if new.number == len(self._nodes):
+            self._nodes.append(new)
         return new
 
-    def _play(self, program: Callable[[Script], None], script: Script) -> Request:
+    @staticmethod
+    def _play(program: Callable[[Script], None], script: Script, outcomes: frozenset[str]) -> Request:
         how = "done"
         try:
             program(script)
@@ -165,7 +178,7 @@ class Explorer:
             if type(error) is KeyboardInterrupt:  # a real one
                 raise
             how = type(error).__name__
-            if script.request is None and how not in self.setup.outcomes:
+            if script.request is None and how not in outcomes:
                 how = f"{how}: {error}"
         return ("end", how) if script.request is None else script.request
 
@@ -176,29 +189,31 @@ class Explorer:
         root = self._roots.get(key)
         if root is None:
             root = self._roots[key] = self._new(program, None, key[1:])
-        world.put(("at", who), root.number)
-        if world.local(who, root.request):
-            self._give(world, who, world.step(who, root.request))
+        self._arrive(world, who, root)
 
     def _give(self, world: World, who: int, answer: Any) -> None:
         """Let a contender go on with an answer, to its next question that is a matter of schedule."""
         node = self._nodes[world.cells["at", who]]
-        while True:
-            given = (answer, world.cells[("now",)])
-            after = node.children.get(given)
-            if after is None:
-                program = self.setup.contenders[who].program
-                after = node.children[given] = self._new(program, node, given)
-            node = after
-            if node.request[0] == "end":
-                world.put(("at", who), node.number)
-                if not world.finish(who, node.request[1]):
-                    self._begin(world, who)
-                return
-            if not world.local(who, node.request):
-                world.put(("at", who), node.number)
-                return
-            answer = world.step(who, node.request)
+        if self._log is not None:
+            self._log.append(f"{'; ' + node.request[0] if self._log else ''} -> {_short(answer)}")
+        given = (answer, world.cells[("now",)])
+        after = node.children.get(given)
+        if after is None:
+            after = node.children[given] = self._new(self.setup.contenders[who].program, node, given)
+        self._arrive(world, who, after)
+
+    def _arrive(self, world: World, who: int, node: Node) -> None:
+        world.put(("at", who), node.number)
+        if node.request[0] == "end":
+            if not world.finish(who, node.request[1]):
+                self._begin(world, who)
+        elif self._at_once(world, who, node.request):
+            self._give(world, who, world.step(who, node.request))
+
+    def _at_once(self, world: World, who: int, request: Request) -> bool:
+        if ("left", "interrupts") in world.cells and ("acquiring", who) in world.cells:
+            return request[0] == "enter"  # nobody else can see the rest, but Ctrl-C can come before it
+        return world.local(who, request)
 
     def start(self) -> World:
         """The first state: each contender before its first question that others could notice."""
@@ -327,43 +342,25 @@ class Explorer:
         except Broken as error:
             broken = str(error)
             ways = 0
-        return Result(broken, self.explain(path) if broken else [], len(seen), steps, ways, len(self._nodes))
+        return Result(broken, self.explain(path) if broken else [], len(seen), steps, ways, self.plays)
 
     def explain(self, path: Sequence[Choice]) -> list[str]:
         """A schedule in words."""
         lines: list[str] = []
-        if not path:
-            return ["(before anybody could notice)"]
-        world = self.start()
-        for choice in path:
-            if choice[0] == "step":
-                verb, *arguments = self._nodes[world.cells["at", choice[1]]].request
-                text = f"contender {choice[1]}: {verb}({', '.join(map(_short, arguments))})"
-            else:
-                text = f"  -- {' '.join(map(str, choice))}"
-            try:
-                before = world
+        try:
+            world = self.start()
+            for choice in path:
+                self._log = []
+                if choice[0] == "step":
+                    verb, *arguments = self._nodes[world.cells["at", choice[1]]].request
+                    lines.append(f"contender {choice[1]}: {verb}({', '.join(map(_short, arguments))})")
+                else:
+                    lines.append(f"  -- {' '.join(map(str, choice))}")
                 world = self.apply(world, choice)
-            except Broken as error:
-                lines.append(f"{text} -> {error}")
-                return lines
-            if choice[0] == "step" and world.cells["at", choice[1]] != before.cells["at", choice[1]]:
-                text += self._answers(before, world, choice[1])
-            lines.append(text)
+                lines[-1] += "".join(self._log)
+        except Broken as error:
+            lines.append(f"-> {error}")
         return lines
-
-    def _answers(self, before: World, after: World, who: int) -> str:
-        node = self._nodes[after.cells["at", who]]
-        first = before.cells["at", who]
-        taken: list[str] = []
-        while node.number != first and node.parent is not None:
-            taken.append(
-                f" -> {_short(node.given[0])}"
-                if node.parent.number == first
-                else f"; {node.parent.request[0]} -> {_short(node.given[0])}"
-            )
-            node = node.parent
-        return "".join(reversed(taken))
 
 
 _BUDGET = {

@@ -168,12 +168,10 @@ class SimLine(Line):
     __slots__ = ("memory", "script")
 
     def __init__(self, engine: Engine, memory: Memory) -> None:
-        self.memory = memory
-        self.script = memory.script
-        self.engine = engine
-        self.key = self.resource = PATH
+        super().__init__(engine, PATH, PATH)
         self.queue = SimQueue(memory, "queue", PATH)  # type: ignore[assignment]
-        self.opens = None
+        self.script = memory.script
+        self.memory = memory
 
     @property
     def courtesy(self) -> float:  # type: ignore[override]
@@ -181,7 +179,8 @@ class SimLine(Line):
 
     @courtesy.setter
     def courtesy(self, value: float) -> None:
-        self.memory.ask("exchange", ("courtesy", PATH), value)
+        if hasattr(self, "memory"):
+            self.memory.ask("exchange", ("courtesy", PATH), value)
 
 
 class SharedClaim(MemoryClaim):

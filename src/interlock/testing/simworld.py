@@ -67,7 +67,7 @@ MINE = -1
 class Script:
     """The answers so far, while they are played; afterwards `request`, the first question beyond them."""
 
-    __slots__ = ("_answers", "_asked", "_at", "first", "now", "request")
+    __slots__ = ("_answers", "_asked", "_at", "describe", "first", "now", "place", "request")
 
     def __init__(self, first: int, asked: Sequence[Request], answers: Sequence[Given], now: float) -> None:
         self.first = first
@@ -77,6 +77,9 @@ class Script:
         self._at = 0
         self.now = now
         self.request: Request | None = None
+        self.describe: Callable[[], Any] | None = None
+        self.place: Any = None
+        """Where the contender is when it asks, as `describe` describes it."""
 
     @property
     def dead(self) -> bool:
@@ -88,6 +91,11 @@ class Script:
             raise Suspend
         at = self._at
         if at == len(self._answers):
+            if self.describe is not None:
+                try:
+                    self.place = self.describe()
+                except TypeError as error:
+                    raise Unrepeatable(str(error)) from None
             self.request = request
             raise Suspend
         if self._asked[at] != request:

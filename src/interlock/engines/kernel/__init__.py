@@ -33,7 +33,6 @@ from itertools import repeat, starmap
 from os import fsencode
 from os.path import dirname
 from random import random
-from stat import S_IFREG
 from time import monotonic
 
 from ..._core import arbiter
@@ -78,7 +77,6 @@ if TYPE_CHECKING:
         def trusts(self, directory: str) -> bool: ...
 
 FOREVER = float("inf")
-_FORMAT = 0o170000  # S_IFMT as a number: the bits of st_mode that tell a regular file from others
 NAP = 1.0
 """Longest sleep of a waiter, jittered by a quarter, on filesystems whose events can be trusted: the net."""
 
@@ -109,14 +107,11 @@ class KernelClaim(Claim):
     overdue = False  # has slept its full nap: may try whatever its rank
     echo = 0
 
-    def __init__(self, line: Line, owner: object, fair: bool) -> None:
-        self.line = line
-        self.owner = owner
-        self.fair = fair
-
 
 class KernelEngine:
     """The engine of paths. One instance serves all lock files of the process."""
+
+    claim_type = KernelClaim
 
     def __init__(self, ops: Ops, events: Events | None, queue: bool = sys.platform == "linux") -> None:
         self.ops = ops
@@ -140,7 +135,12 @@ class KernelEngine:
                 f"{key}: fair=True needs Linux and a local filesystem; leave it out, or move the lock file"
             )
 
-    claim = KernelClaim
+    def claim(self, line: Line, owner: object, fair: bool) -> KernelClaim:
+        claim = KernelClaim()
+        claim.line = line
+        claim.owner = owner
+        claim.fair = fair
+        return claim
 
     def try_now(self, claim: KernelClaim, polite: bool) -> bool:
         ops = self.ops
@@ -158,7 +158,7 @@ class KernelEngine:
             status = ops.fstat(fd)
         except OSError:  # contended, or an error that the loop meets again and translates
             return False
-        if status[3] == 1 and status[0] & _FORMAT == S_IFREG:
+        if status[3] == 1 and status[0] >> 12 == 8:  # one link, and S_ISREG in the bits of S_IFMT
             claim.since = now
             return True
         return False

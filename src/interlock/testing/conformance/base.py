@@ -55,10 +55,10 @@ class Suite(ABC):
 def scenario(body: Callable[Concatenate[S, P], Coroutine[Any, Any, None]]) -> Callable[Concatenate[S, P], None]:
     """Run a coroutine of a suite in the suite's world."""
 
-    @functools.wraps(body)
-    def test(self: S, *args: P.args, **kwargs: P.kwargs) -> None:
+    def test(self: S, /, *args: P.args, **kwargs: P.kwargs) -> None:
         self.world.run(functools.partial(body, self, *args, **kwargs))
 
+    functools.update_wrapper(test, body)  # pytest reads the signature through it
     return test
 
 
@@ -74,8 +74,8 @@ def idle(target: str) -> bool:
 
 
 class Referee:
-    """Counts who is inside, between the return of acquire and the call of release. Deque-free and exact: two that
-    are inside together meet here, whatever clocks say."""
+    """Counts who is inside, between the return of acquire and the call of release. Two that are inside together
+    meet here, whatever clocks say."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()

@@ -223,13 +223,12 @@ class LockSuite(Suite):
             async with world.block(await world.acquire(impatient, None)):
                 state["got"] = True
 
-        async with world.group() as group:
-            async with world.block(world.lock(target)):
-                with pytest.raises(Timeout):
-                    await world.elsewhere(world.acquire, impatient)
-                group.start(patient)
-                await world.until(lambda: queued(target) == 1)
-                assert not state["got"]
+        async with world.group() as group, world.block(world.lock(target)):
+            with pytest.raises(Timeout):
+                await world.elsewhere(world.acquire, impatient)
+            group.start(patient)
+            await world.until(lambda: queued(target) == 1)
+            assert not state["got"]
         assert state["got"]
         self.nothing_left(target)
 
@@ -313,20 +312,18 @@ class LockSuite(Suite):
             except Timeout as error:
                 gave_up.append(error)
 
-        async with world.group() as group:
+        async def behind(who: int) -> None:
             async with world.block(world.lock(target)):
-                group.start(give_up)
-                await world.until(lambda: queued(target) == 1)
+                referee.enter(who)
+                referee.leave()
 
-                async def behind(who: int) -> None:
-                    async with world.block(world.lock(target)):
-                        referee.enter(who)
-                        referee.leave()
-
-                for who in range(3):
-                    group.start(behind, who)
-                    await world.until(lambda: queued(target) + len(gave_up) == who + 2)  # noqa: B023
-                await world.until(lambda: gave_up)
+        async with world.group() as group, world.block(world.lock(target)):
+            group.start(give_up)
+            await world.until(lambda: queued(target) == 1)
+            for who in range(3):
+                group.start(behind, who)
+                await world.until(lambda: queued(target) + len(gave_up) == who + 2)  # noqa: B023
+            await world.until(lambda: gave_up)
         assert referee.order == [0, 1, 2]
         self.nothing_left(target)
 
@@ -485,7 +482,7 @@ class LockSuite(Suite):
         async with world.group() as group:
             hold = await world.acquire(world.lock(target))
             await self._waiters(group, target, 1, referee)
-            with pytest.warns(ResourceWarning, match="dropped without release"):
+            with pytest.warns(ResourceWarning, match="dropped without release"):  # noqa: PT031
                 del hold
                 gc.collect()
         assert referee.entered == 1

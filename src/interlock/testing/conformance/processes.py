@@ -110,7 +110,6 @@ class ProcessSuite(Suite):
 
     @scenario
     async def test_wakes_when_the_other_lets_go(self, target: str, peer: Peer) -> None:
-        world = self.world
         for _ in range(5):
             assert peer.ask("acquire") == "True"
             await self._wait_and(target, lambda: peer.ask("release"))

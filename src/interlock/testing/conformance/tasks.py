@@ -1,4 +1,4 @@
-"""What only tasks can do: be cancelled, at every point where they wait, and wait by the hundred without a thread each."""
+"""What only tasks can do: be cancelled at every point where they wait, and wait by the hundred without a thread."""
 
 from __future__ import annotations
 
@@ -129,9 +129,8 @@ class TaskLockSuite(LockSuite):
         lock = world.lock(target)
 
         async def within(outer: float, inner: float, own: float | None) -> None:
-            async with world.limit(outer):
-                async with world.limit(inner):
-                    await world.acquire(lock, own)
+            async with world.limit(outer), world.limit(inner):
+                await world.acquire(lock, own)
 
         async with world.block(world.lock(target)) as hold:
             for outer, inner, own in ((0.02, 9, None), (9, 0.02, None), (9, 9, 0.02), (0.02, 0.02, 0.02), (0, 0, 0)):
@@ -173,7 +172,7 @@ class TaskLockSuite(LockSuite):
             raise AssertionError("acquired what is held")
 
         hold = await world.acquire(world.lock(target))
-        with pytest.raises(ExceptionGroup) as caught:
+        with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012
             async with world.group() as group:
                 group.start(wait)
                 group.start(wait)
@@ -246,13 +245,12 @@ class TrioLockSuite(TaskLockSuite):
                     got.append(True)
 
         scope = trio.CancelScope()
-        async with trio.open_nursery() as nursery:
-            async with world.block(world.lock(target)):
-                nursery.start_soon(wait, scope)
-                await world.until(lambda: queued(target) == 1)
-                scope.cancel()
-                await trio.testing.wait_all_tasks_blocked()
-                assert queued(target) == 1
+        async with trio.open_nursery() as nursery, world.block(world.lock(target)):
+            nursery.start_soon(wait, scope)
+            await world.until(lambda: queued(target) == 1)
+            scope.cancel()
+            await trio.testing.wait_all_tasks_blocked()
+            assert queued(target) == 1
         assert got == [True]
         self.nothing_left(target)
 
@@ -373,8 +371,7 @@ class AsyncioLockSuite(TaskLockSuite):
         async def leave_one() -> None:
             lock = AsyncLock(target)
             left.append(asyncio.ensure_future(lock.acquire()))
-            while not queued(target):
-                await asyncio.sleep(0)
+            await self.world.until(lambda: queued(target))
 
         def run_and_close() -> None:
             loop.run_until_complete(leave_one())

@@ -172,7 +172,7 @@ class EngineSuite(Suite):
         assert self.residue(target) == []
 
     async def _waiter(self, contender: Contender) -> None:
-        assert await contender.acquire(self.world.io(), self.world.patience)
+        assert await contender.acquire(self.world.io(), 10 * self.world.patience)
 
     @scenario
     async def test_wakes_at_once_where_it_waits_for_events(self, target: str) -> None:
