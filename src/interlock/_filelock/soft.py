@@ -13,7 +13,7 @@ from ..engines.marker import MarkerClaim, Terms, identity, records
 from ..engines.marker.records import OwnerMode, OwnerRecord
 from . import options, state
 from .api import BaseFileLock, HookStake
-from .meta import canonical
+from .meta import lock_path
 
 if TYPE_CHECKING:
     from typing import Any
@@ -79,7 +79,7 @@ class SoftFileLock(BaseFileLock):
     def _begin(self, context: FileLockContext) -> Claim | None:
         line = self._line
         if line is None:
-            path = canonical(context.lock_file)
+            path = lock_path(context.lock_file)
             line = line_for(marker.engine(), path, context.lock_file)
             if path == context.lock_file:  # no chdir and no link can make it another one
                 self._line = line
