@@ -48,8 +48,9 @@ if TYPE_CHECKING:
         def claim_type(self) -> type[Any]: ...
         def claim(self, line: Line, owner: object, fair: bool) -> Any:
             """A fresh stake, a `claim_type` with these attributes; no outside effect."""
-        def try_now(self, claim: Any, polite: bool) -> bool:
-            """The uncontended path without a coroutine. False: nothing is known, enter the loop with this claim."""
+        def try_now(self, claim: Any, timeout: float) -> bool:
+            """The uncontended path without a coroutine. False: nothing is known, enter the loop with this claim.
+            With a timeout of 0 it may overtake others that wait."""
         async def try_acquire(self, io: IO, claim: Any, deadline: float) -> bool:
             """Never waits. False: contended."""
         async def wait(self, io: IO, claim: Any, until: float) -> None:
@@ -102,7 +103,8 @@ class Traits:
 class Claim:
     """A contender's stake in a line; once won, the grant. Engines add what they need to undo it.
 
-    `owner` is the thread or task that asked, `depth` how many holds a re-entrant owner has on it. `began` and
+    `owner` is the thread or task that asked, `depth` how many holds a re-entrant owner has on it
+    (0 in a forked child: none). `began` and
     `since` are monotonic seconds: when it began to contend, and when it was granted (0.0: not yet).
     """
 

@@ -158,7 +158,7 @@ class Lock(_BaseLock):
             if (
                 not line.queue
                 and turns.setdefault(line, claim) is claim
-                and line.engine.try_now(claim, limit > 0)
+                and line.engine.try_now(claim, limit)
             ):
                 return hold_on(Hold, claim)
             return self._wait(claim, limit)
@@ -206,7 +206,7 @@ class Lock(_BaseLock):
         if self._fair:
             claim.fair = True
         try:
-            if not line.queue and turns.setdefault(line, claim) is claim and engine.try_now(claim, self._timeout > 0):
+            if not line.queue and turns.setdefault(line, claim) is claim and engine.try_now(claim, self._timeout):
                 hold = Hold()
                 hold._claim = claim
             else:
@@ -224,13 +224,13 @@ class Lock(_BaseLock):
     ) -> None:
         hold = self._entered
         claim = hold._claim  # type: ignore[union-attr]
-        # Not held where the body released it, and in a forked child. After the former, another thread may have entered.
-        line = self._line
-        if claim is None or turns.get(line) is not claim or (line.by_hand and claim.owner is not me.token):
+        # No claim: the body released it, and since then another thread may have entered. A depth of 0: a forked child.
+        # More than 1: an RLock has re-entered, and is still held.
+        if claim is None or claim.depth != 1 or (claim.line.by_hand and claim.owner is not me.token):
+            if claim is not None and claim.owner is me.token:
+                hold._let_go()  # type: ignore[union-attr]
             return
-        if claim.depth > 1:  # an RLock has re-entered it, and is still held
-            hold._let_go()  # type: ignore[union-attr]
-            return
+        line = claim.line
         try:
             line.engine.drop(claim)
         finally:
@@ -284,7 +284,7 @@ class AsyncLock(_BaseLock):
             if (
                 not line.queue
                 and turns.setdefault(line, claim) is claim
-                and line.engine.try_now(claim, limit > 0)
+                and line.engine.try_now(claim, limit)
             ):
                 return hold_on(AsyncHold, claim)
             hold = await self._contend(io, claim, limit)

@@ -84,6 +84,8 @@ def forget_all() -> list[Claim]:
     """In a forked child: empty every line, and return the claims that belong to the parent."""
     inherited = list(turns.values())
     turns.clear()
+    for claim in inherited:
+        claim.depth = 0
     for line in list(_lines.values()):
         line.queue.clear()
     return inherited

@@ -50,7 +50,7 @@ class MemoryEngine:
     def require_fair(self, key: str) -> None:
         """It is fair."""
 
-    def try_now(self, claim: MemoryClaim, polite: bool) -> bool:
+    def try_now(self, claim: MemoryClaim, timeout: float) -> bool:
         key = claim.line.key
         if self._grants.setdefault(key, claim) is not claim:
             return False

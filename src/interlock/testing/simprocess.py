@@ -162,6 +162,20 @@ class SimQueues:
         return self[key]
 
 
+def _shared(name: str, default: object) -> Any:
+    """A field of a line that all threads of its process see."""
+
+    def get(line: SimLine) -> object:
+        value = line.memory.ask("load", (name, PATH))
+        return default if value is None else value
+
+    def set_(line: SimLine, value: object) -> None:
+        if hasattr(line, "memory"):  # not while it is made
+            line.memory.ask("exchange", (name, PATH), value)
+
+    return property(get, set_)
+
+
 class SimLine(Line):
     """The line of the one resource, with its shared fields in the world."""
 
@@ -173,14 +187,8 @@ class SimLine(Line):
         self.script = memory.script
         self.memory = memory
 
-    @property
-    def courtesy(self) -> float:  # type: ignore[override]
-        return self.memory.ask("load", ("courtesy", PATH)) or 0.0
-
-    @courtesy.setter
-    def courtesy(self, value: float) -> None:
-        if hasattr(self, "memory"):
-            self.memory.ask("exchange", ("courtesy", PATH), value)
+    courtesy = _shared("courtesy", 0.0)
+    by_hand = _shared("by_hand", False)
 
 
 class SharedClaim(MemoryClaim):

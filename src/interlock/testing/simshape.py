@@ -34,12 +34,16 @@ from .simworld import Script, SimParker
 _PLAIN = (type(None), bool, int, float, str, bytes, frozenset, ModuleType, type, BuiltinFunctionType)
 
 
-def place(outermost: str) -> tuple[Any, ...]:
-    """Describe the frames of the caller's caller, up to the function of this name."""
+OUTERMOST = "_play"
+"""The name of the function that runs contenders."""
+
+
+def place() -> tuple[Any, ...]:
+    """Describe the frames of the caller's callers, up to OUTERMOST."""
     shaper = _Shaper()
     frames: list[Any] = []
     frame: FrameType | None = sys._getframe(2)
-    while frame is not None and frame.f_code.co_name != outermost:
+    while frame is not None and frame.f_code.co_name != OUTERMOST:
         frames.append(shaper.frame(frame))
         frame = frame.f_back
     error = sys.exception()
@@ -71,6 +75,8 @@ class _Shaper:
         kind = type(value)
         if kind in _PLAIN:
             return value
+        if kind is object:  # a sentinel
+            return id(value)
         number = self._met.get(id(value))
         if number is not None:
             return ("again", number)

@@ -210,7 +210,7 @@ class World:
     """
 
     __slots__ = ("bits", "cells", "digest", "setup")
-    LASTING = frozenset({"at", "gone", "left", "now", "courtesy", "tokens"})
+    LASTING = frozenset({"at", "gone", "left", "now", "courtesy", "by_hand", "tokens"})
     """Cells that may be there when everybody has ended."""
 
     def __init__(self) -> None:

@@ -142,7 +142,7 @@ class KernelEngine:
         claim.fair = fair
         return claim
 
-    def try_now(self, claim: KernelClaim, polite: bool) -> bool:
+    def try_now(self, claim: KernelClaim, timeout: float) -> bool:
         ops = self.ops
         line = claim.line
         try:
@@ -150,7 +150,7 @@ class KernelEngine:
                 break
             fd = claim.fd
             now = monotonic()
-            if polite and (now >= line.courtesy or claim.fair):
+            if timeout and (now >= line.courtesy or claim.fair):
                 if self._queues(line.key) and tickets.anybody(ops, fd):
                     return False
                 line.courtesy = now + _COURTESY

@@ -44,6 +44,10 @@ class Suite(ABC):
         Asked when nobody holds or waits."""
         return []
 
+    def nothing_left(self, target: str) -> None:
+        assert idle(target), "somebody of this process still holds or waits"
+        assert self.residue(target) == []
+
     @pytest.fixture
     def target(self, tmp_path: Path) -> str:
         return self.make_target(tmp_path)

@@ -134,9 +134,9 @@ class EngineSuite(Suite):
         one, two, three = Contender(target), Contender(target), Contender(target)
         assert await one.try_acquire(io)  # some engines make what they lock at the first try only
         await one.release(io)
-        assert two.engine.try_now(two.claim, False)
+        assert two.engine.try_now(two.claim, 0.0)
         assert two.claim.since > 0
-        assert not three.engine.try_now(three.claim, False)
+        assert not three.engine.try_now(three.claim, 0.0)
         assert not await three.try_acquire(io)
         await two.release(io)
         assert await three.try_acquire(io)
