@@ -50,15 +50,9 @@ def _options() -> argparse.Namespace:
         metavar="NAME",
         help=", ".join(table.MODULES) + ", or all",
     )
-    parser.add_argument(
-        "--json", metavar="FILE", help="write the results (several NAMEs: a directory, NAME.json each)"
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="a few seconds, to see that it runs; not to quote"
-    )
-    parser.add_argument(
-        "--python", action="append", metavar="EXE", help="run under this interpreter; may be repeated"
-    )
+    parser.add_argument("--json", metavar="FILE", help="write the results (several NAMEs: a directory, NAME.json each)")
+    parser.add_argument("--quick", action="store_true", help="a few seconds, to see that it runs; not to quote")
+    parser.add_argument("--python", action="append", metavar="EXE", help="run under this interpreter; may be repeated")
     parser.add_argument(
         "--dir", metavar="DIR", help="where the lock files are: choose the filesystem (default: temporary)"
     )

@@ -90,8 +90,6 @@ def _fresh(statement: str, path: str) -> tuple[float, int]:
 
 def targets(rows: list[Row]) -> list[Target]:
     return [
-        target(
-            f"`{statement}`, times `import filelock`", find(rows, subject=statement).get("to_filelock"), 0.25
-        )
+        target(f"`{statement}`, times `import filelock`", find(rows, subject=statement).get("to_filelock"), 0.25)
         for statement in (IMPORT, CONSTRUCT)
     ]

@@ -53,9 +53,7 @@ def run(plan: Plan) -> list[Row]:
             rows.append({"subject": name, "failed": failures[name]})
             continue
         figures = {"p50_ms": median(mine), "p99_ms": p99(mine), "most_ms": max(mine)}
-        rows.append(
-            {"subject": name, "kills": len(mine), **figures, "to_flock": ratio(figures["p50_ms"], measure)}
-        )
+        rows.append({"subject": name, "kills": len(mine), **figures, "to_flock": ratio(figures["p50_ms"], measure)})
     return rows
 
 

@@ -67,8 +67,7 @@ def where(facts: Row) -> str:
     return (
         f"{facts['implementation']} {facts['python']} on {facts['system']} {facts['kernel']} "
         f"({facts['architecture']}), {facts['cores']} cores, {facts['filesystem']}, "
-        f"load {facts['load']} before; {versions}."
-        + (" A quick run: too short to quote." if facts["quick"] else "")
+        f"load {facts['load']} before; {versions}." + (" A quick run: too short to quote." if facts["quick"] else "")
     )
 
 
@@ -121,9 +120,7 @@ def summary(results: dict[str, list[Row]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.table", description="Markdown tables from results."
-    )
+    parser = argparse.ArgumentParser(prog="python -m bench.table", description="Markdown tables from results.")
     parser.add_argument("files", nargs="+", help="JSON files that `python -m bench` wrote")
     parser.add_argument("--summary", action="store_true", help="one table, a line per lock")
     options = parser.parse_args()

@@ -79,9 +79,7 @@ def _filelock(path: str, _: int) -> Locks:
 ENTRIES = (
     Entry("flock(2), a thread each", None, _threads),
     Entry("interlock AsyncLock", "interlock", _interlock),
-    Entry(
-        "interlock AsyncLock, fair=True", "interlock", lambda path, tasks: _interlock(path, tasks, fair=True)
-    ),
+    Entry("interlock AsyncLock, fair=True", "interlock", lambda path, tasks: _interlock(path, tasks, fair=True)),
     Entry("filelock AsyncFileLock", "filelock", _filelock),
 )
 
