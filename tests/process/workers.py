@@ -5,6 +5,7 @@ The oracles read the kernel's tables themselves; they ask nothing of the library
 
 from __future__ import annotations
 
+import faulthandler
 import functools
 import json
 import os
@@ -133,6 +134,12 @@ class Worker:
         self._process.stdout.close()
 
 
+def alarm(seconds: int) -> None:
+    """End this process with tracebacks, if it has not ended by itself by then. A forked child needs its own."""
+    faulthandler.register(signal.SIGALRM, chain=True)
+    signal.alarm(seconds)
+
+
 def isolated(test: Callable[..., None]) -> Callable[..., None]:
     """Run a test function, whose only argument is `path`, in a process of its own.
 
@@ -142,7 +149,7 @@ def isolated(test: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(test)
     def alone(path: str) -> None:
-        code = f"import sys, {test.__module__} as m; m.{test.__name__}.__wrapped__(sys.argv[1])"
+        code = f"import sys, {test.__module__} as m; m.alarm(40); m.{test.__name__}.__wrapped__(sys.argv[1])"
         options = ["-W", "error", "-W", "ignore:This process:DeprecationWarning"]  # 3.12: fork with threads
         done = subprocess.run(
             [sys.executable, *options, "-c", code, path], cwd=ROOT, capture_output=True, text=True, timeout=60
@@ -193,15 +200,21 @@ def queues(pid: int, path: str) -> bool:
     """Has this process a ticket for this file?"""
     try:
         there = os.stat(path)
-        for fd in os.listdir(f"/proc/{pid}/fd"):
-            mine = os.stat(f"/proc/{pid}/fd/{fd}")
-            if (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino):
-                with open(f"/proc/{pid}/fdinfo/{fd}", encoding="ascii") as info:
-                    if "OFDLCK" in info.read():
-                        return True
+        fds = os.listdir(f"/proc/{pid}/fd")
     except OSError:
-        pass
-    return False
+        return False
+    return any(_is_ticket(f"/proc/{pid}", fd, there) for fd in fds)
+
+
+def _is_ticket(process: str, fd: str, there: os.stat_result) -> bool:
+    try:
+        mine = os.stat(f"{process}/fd/{fd}")
+        if (mine.st_dev, mine.st_ino) != (there.st_dev, there.st_ino):
+            return False
+        with open(f"{process}/fdinfo/{fd}", encoding="ascii") as info:
+            return "OFDLCK" in info.read()
+    except OSError:  # closed meanwhile
+        return False
 
 
 def locked_by_others(path: str) -> bool:
