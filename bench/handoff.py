@@ -56,11 +56,11 @@ class Cell(NamedTuple):
 THINK = 0.0005
 FEW = 20  # fewer handoffs than this have no median worth telling
 FULL = (
-    *(Cell(2, hold, THINK, 0.6) for hold in (0, 0.001)),
-    *(Cell(8, hold, THINK, 0.6) for hold in (0, 0.001)),
-    *(Cell(32, hold, THINK, 1.0) for hold in (0, 0.001)),
-    *(Cell(contenders, 0.02, THINK, seconds) for contenders, seconds in ((2, 1.0), (8, 1.5), (32, 4.0))),
-    *(Cell(contenders, hold, 0, 0.5) for contenders in (2, 8, 32) for hold in (0, 0.001)),
+    *(Cell(2, hold, THINK, 0.5) for hold in (0, 0.001)),
+    *(Cell(8, hold, THINK, 0.5) for hold in (0, 0.001)),
+    *(Cell(32, hold, THINK, 0.8) for hold in (0, 0.001)),
+    *(Cell(contenders, 0.02, THINK, seconds) for contenders, seconds in ((2, 1.0), (8, 1.5), (32, 3.0))),
+    *(Cell(contenders, hold, 0, 0.4) for contenders in (2, 8, 32) for hold in (0, 0.001)),
 )
 QUICK = (Cell(2, 0.001, THINK, 0.25), Cell(8, 0.001, THINK, 0.25), Cell(8, 0.001, 0, 0.25))
 
