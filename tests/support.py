@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from importlib import import_module
 
 import pytest
 
@@ -17,3 +18,11 @@ def need(tool: str) -> str:
             pytest.fail(reason + ", and INTERLOCK_REQUIRE_ALL is set")
         pytest.skip(reason)
     return found
+
+
+def need_module(name: str) -> None:
+    """The same for a Python package; at the top of a module, for all its tests."""
+    if os.environ.get("INTERLOCK_REQUIRE_ALL"):
+        import_module(name)
+    else:
+        pytest.importorskip(name)

@@ -16,10 +16,12 @@ import interlock
 from interlock import Party, Report, Timeout
 from interlock.cli import _text
 
+from .support import need_module
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytest.importorskip("click")
+need_module("click")
 
 TOOL = [sys.executable, "-m", "interlock"]
 

@@ -16,7 +16,7 @@ import pytest
 
 from interlock import Lock
 
-from ..support import need
+from ..support import need, need_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ import fcntl
 import termios
 import tty
 
-pytest.importorskip("click")
+need_module("click")
 
 TOOL = [sys.executable, "-m", "interlock"]
 linux = pytest.mark.skipif(sys.platform != "linux", reason="holders are known, and events come, on Linux only")
@@ -398,7 +398,7 @@ def test_flock_waits_for_it(start: Callable[..., Process], path: str) -> None:
 
 @linux
 def test_filelock_and_it_exclude_each_other(start: Callable[..., Process], path: str) -> None:
-    pytest.importorskip("filelock")
+    need_module("filelock")
     code = "import sys, filelock\nwith filelock.FileLock(sys.argv[1]): print('locked', flush=True); input()"
     holder = start(sys.executable, "-c", code, path)
     assert holder.line() == "locked"
