@@ -17,8 +17,9 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from .._core.acquire import acquire, run
-from .._core.arbiter import Place, give_back, turns
+from .._core.arbiter import Place, give_back, turns, wake_first
 from .._errors import LockError
+from .._identity import me
 from .._io.blocking import io as blocking_io
 from . import options, state
 from .errors import Timeout, translated
@@ -85,8 +86,8 @@ class BaseFileLock(Knobs, contextlib.ContextDecorator, metaclass=FileLockMeta):
         """A claim for `_grab`, without any outside effect; None: the lock's path needs a closer look."""
         return None
 
-    def _grab(self, context: FileLockContext, claim: Claim, polite: bool) -> bool:
-        """The uncontended path."""
+    def _grab(self, context: FileLockContext, claim: Claim) -> bool:
+        """The uncontended path, which lets those who wait pass first."""
         return False
 
     # ---- acquire
@@ -114,28 +115,35 @@ class BaseFileLock(Knobs, contextlib.ContextDecorator, metaclass=FileLockMeta):
         if self._process is not state.process:
             self._refuse_inherited()
         context = self._holder.context
-        if timeout is None and blocking is None and context.timeout == -1 and context.blocking is True:
-            wait = options.FOREVER
-        else:
-            wait = options.limit(
-                context.timeout if timeout is None else timeout, context.blocking if blocking is None else blocking
-            )
-        nap = context.poll_interval if poll_interval is None else options.interval(poll_interval)
+        limits = None
+        if timeout is not None or blocking is not None or poll_interval is not None:
+            limits = self._limits(context, timeout, blocking, poll_interval)
         proxy = AcquireReturnProxy(self)
         claim = None
         try:
-            if self._lean and context.lock_file_fd is None and not LOGGER.isEnabledFor(DEBUG):
-                claim = self._begin(context)
-                if claim is not None and self._grab(context, claim, wait > 0):
+            if context.gate is None:
+                if context.lock_file_fd is not None:
+                    context.lock_counter += 1
                     return proxy
-            elif context.lock_file_fd is not None and context.gate is None:
-                context.lock_counter += 1
-                return proxy
+                if self._lean and not LOGGER.isEnabledFor(DEBUG):
+                    claim = self._begin(context)
+                    if claim is not None and self._grab(context, claim):
+                        return proxy
+            wait, nap = limits or self._limits(context, None, None, None)
             run(self._engage(blocking_io, context, wait, nap, cancel_check, claim))
         except BaseException:
             self._undo(context, claim)
             raise
         return proxy
+
+    def _limits(
+        self, context: FileLockContext, timeout: float | None, blocking: bool | None, poll_interval: float | None
+    ) -> tuple[float, float]:
+        """How long to wait, and to nap between tries."""
+        wait = options.limit(
+            context.timeout if timeout is None else timeout, context.blocking if blocking is None else blocking
+        )
+        return wait, context.poll_interval if poll_interval is None else options.interval(poll_interval)
 
     async def _engage(
         self,
@@ -210,7 +218,6 @@ class BaseFileLock(Knobs, contextlib.ContextDecorator, metaclass=FileLockMeta):
 
     def _commit(self, context: FileLockContext, owner: object, path: str) -> None:
         context.lock_counter = 1
-        self._held[context] = None
         if context.claim is None:
             state.hold_by_hook(self, context, owner, path)
 
@@ -293,8 +300,8 @@ class BaseFileLock(Knobs, contextlib.ContextDecorator, metaclass=FileLockMeta):
             else:
                 self._drop(context)
         if force:
-            for other in list(self._held):
-                if other.thread is not None and not other.thread.is_alive():
+            for other in list(self._contexts):
+                if other.lock_file_fd is not None and other.thread is not None and not other.thread.is_alive():
                     self._drop_elsewhere(other)
 
     async def _disengage(self, io: IO, context: FileLockContext, force: bool) -> None:
@@ -333,7 +340,6 @@ class BaseFileLock(Knobs, contextlib.ContextDecorator, metaclass=FileLockMeta):
         context.lock_file_fd = None
         context.claim = None
         context.path = None
-        self._held.pop(context, None)
         if context.registered is not None:
             state.forget(context)
 
@@ -356,16 +362,60 @@ class BaseFileLock(Knobs, contextlib.ContextDecorator, metaclass=FileLockMeta):
     # ---- context manager, decorator, finalizer
 
     def __enter__(self) -> Self:
-        self.acquire()
-        return self
+        # `acquire` without what its arguments need, as `__exit__` is `release`: the line that everybody runs.
+        line = self._express
+        context = self._holder.context
+        if (
+            line is None
+            or context.claim is not None
+            or self._process is not state.process
+            or LOGGER.isEnabledFor(DEBUG)
+        ):
+            self.acquire()
+            return self
+        engine = line.engine
+        claim = engine.claim_type()
+        claim.line = line
+        claim.owner = me.token
+        try:
+            if not line.queue and turns.setdefault(line, claim) is claim and engine.try_now(claim, True):
+                context.claim = claim
+                context.lock_file_fd = claim.fd
+                context.lock_counter = 1
+            else:
+                run(self._engage(blocking_io, context, *self._limits(context, None, None, None), None, claim))
+            return self
+        except BaseException:
+            self._undo(context, claim)
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
-            self.release()
-        else:
-            self._release_after(error)
+        line = self._express
+        context = self._holder.context
+        claim = context.claim
+        if line is None or claim is None or context.lock_counter > 1 or LOGGER.isEnabledFor(DEBUG):
+            if error is None:
+                self.release()
+            else:
+                self._release_after(error)
+            return
+        if turns.get(line) is not claim:  # a forked child, which holds nothing
+            return
+        try:
+            context.lock_file_fd = None
+            line.engine.drop(claim)
+        except BaseException:  # a signal handler raised: drop is idempotent
+            line.engine.drop(claim)
+            raise
+        finally:
+            context.claim = None
+            context.lock_counter = 0
+            if turns.get(line) is claim:
+                del turns[line]
+            if line.queue:
+                wake_first(line)
 
     def _release_after(self, error: BaseException | None) -> None:
         try:
@@ -379,7 +429,7 @@ class BaseFileLock(Knobs, contextlib.ContextDecorator, metaclass=FileLockMeta):
         self._dying = True  # until the weak references are cleared, the singletons still know us
         try:
             mine = self._process is state.process
-            held = list(self._held)
+            held = [context for context in list(self._contexts) if context.lock_file_fd is not None]
         except AttributeError:  # `__init__` never came so far, or the interpreter is being torn down
             return
         if mine:

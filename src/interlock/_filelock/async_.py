@@ -143,10 +143,7 @@ class BaseAsyncFileLock(BaseFileLock, metaclass=AsyncFileLockMeta):
         if self._process is not state.process:
             self._refuse_inherited()
         context = self._holder.context
-        wait = options.limit(
-            context.timeout if timeout is None else timeout, context.blocking if blocking is None else blocking
-        )
-        nap = context.poll_interval if poll_interval is None else options.interval(poll_interval)
+        wait, nap = self._limits(context, timeout, blocking, poll_interval)
         await self._engage(running(), context, wait, nap, cancel_check)
         return AsyncAcquireReturnProxy(self)
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
     from weakref import WeakValueDictionary
 
+    from .._core.arbiter import Line
     from .state import FileLockContext
 
 
@@ -59,6 +60,8 @@ class Knobs(metaclass=FileLockMeta):
 
     _process: object = None
     _dying = False
+    _express: Line | None = None
+    """A line for which `with` may go straight to the engine: nothing about this lock needs a closer look."""
     _by_engine = False
     """Does an engine do the waiting and the holding? Else the hooks do, and they may block."""
     _lean = False
@@ -98,10 +101,12 @@ class Knobs(metaclass=FileLockMeta):
             preserve_lock_file, on_acquired,
         )  # fmt: skip
         given = (os.fspath(lock_file), timeout, mode, blocking, poll_interval, lifetime)
+        self._contexts: dict[FileLockContext, None] = {}
         self._holder: state.PerThread | state.Shared = (
-            state.PerThread(given, self._gated) if thread_local else state.Shared(given)
+            state.PerThread(given, self._contexts, self._gated)
+            if thread_local
+            else state.Shared(given, self._contexts)
         )
-        self._held: dict[FileLockContext, None] = {}
         self._process = state.process
         self._settle()
 

@@ -74,6 +74,8 @@ class EngineLock(BaseFileLock):
         self._by_engine = kind._acquire is EngineLock._acquire and kind._release is EngineLock._release
         settings = self._settings
         self._plain_close = settings.close_error_policy != "raise" and sys.platform != "win32"
+        # Who overrides acquire or release wants `with` to call them.
+        self._straight = kind.acquire is BaseFileLock.acquire and kind.release is BaseFileLock.release
         self._lean = self._by_engine and settings.thread_local and not settings.on_acquired and self._plain_close
 
     # ---- the uncontended path
@@ -84,14 +86,15 @@ class EngineLock(BaseFileLock):
             return None
         if line is None:
             line = self._find_line()
-        claim: Claim = line.engine.claim(line, me.token, False)
+        claim: Claim = line.engine.claim_type()
+        claim.line = line
+        claim.owner = me.token
         return claim
 
-    def _grab(self, context: FileLockContext, claim: Claim, polite: bool) -> bool:
+    def _grab(self, context: FileLockContext, claim: Claim) -> bool:
         line = claim.line
-        if not line.queue and turns.setdefault(line, claim) is claim and line.engine.try_now(claim, polite):
+        if not line.queue and turns.setdefault(line, claim) is claim and line.engine.try_now(claim, True):
             self._adopt(context, claim)
-            self._held[context] = None
             context.lock_counter = 1
             return True
         return False
@@ -105,8 +108,10 @@ class EngineLock(BaseFileLock):
         given = self.lock_file
         path = lock_path(given)
         line = line_for(engine(), path, given)
-        if path == given:
+        if path == given and line.engine is kernel.engine():
             self._line = line
+            if self._lean and self._straight:
+                self._express = line
         return line
 
     # ---- the other one
@@ -171,11 +176,11 @@ class EngineLock(BaseFileLock):
         from .soft import SoftFileLock
 
         context = self._context
-        self._lean = False
+        self._lean, self._express = False, None
         self._twin = twin = SoftFileLock(
             self.lock_file, mode=context.mode, thread_local=settings.thread_local, poll_interval=context.poll_interval
         )
-        twin._holder, twin._held = self._holder, self._held
+        twin._holder, twin._contexts = self._holder, self._contexts
         if self._made is not None:
             try:
                 status = os.stat(path, follow_symlinks=False)
@@ -216,7 +221,6 @@ class EngineLock(BaseFileLock):
         finally:
             context.claim = None
             context.path = None
-            self._held.pop(context, None)
             if turns.get(line) is claim:
                 del turns[line]
             if line.queue:

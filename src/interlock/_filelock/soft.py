@@ -85,7 +85,7 @@ class SoftFileLock(BaseFileLock):
                 self._line = line
         return MarkerClaim(line, thread_io.owner(), self._terms(context))
 
-    def _grab(self, context: FileLockContext, claim: Claim, polite: bool) -> bool:
+    def _grab(self, context: FileLockContext, claim: Claim) -> bool:
         assert isinstance(claim, MarkerClaim)
         if not marker.engine().attempt(claim):
             return False
@@ -93,7 +93,6 @@ class SoftFileLock(BaseFileLock):
         context.claim = claim
         context.lock_file_fd = claim.fd
         context.lock_counter = 1
-        self._held[context] = None
         state.hold_by_hook(self, context, claim.owner, path)
         return True
 

@@ -75,18 +75,23 @@ class Shared:
 
     __slots__ = ("context",)
 
-    def __init__(self, options: tuple[Any, ...]) -> None:
+    def __init__(self, options: tuple[Any, ...], known: dict[FileLockContext, None]) -> None:
         self.context: FileLockContext = FileLockContext(*options)
         self.context.gate = Line(GATE, "", options[0])
+        known[self.context] = None
 
 
 class PerThread(threading.local):
-    """Holds a context per thread, made when a thread first asks."""
+    """Holds a context per thread, made when a thread first asks. `known` has them all, while they matter."""
 
-    def __init__(self, options: tuple[Any, ...], gated: bool = False) -> None:
+    def __init__(self, options: tuple[Any, ...], known: dict[FileLockContext, None], gated: bool) -> None:
         self.context: FileLockContext = ThreadLocalFileContext(*options)
         if gated:
             self.context.gate = Line(GATE, "", options[0])
+        for other in list(known):
+            if other.lock_file_fd is None and other.thread is not None and not other.thread.is_alive():
+                known.pop(other, None)
+        known[self.context] = None
 
 
 class _Gate:
