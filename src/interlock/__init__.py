@@ -12,8 +12,6 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from ._errors import (
         DeadlockError,
         EngineError,
@@ -67,15 +65,17 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 
-def __getattr__(name: str) -> Any:
-    home = _HOME.get(name)
-    if home is None:
-        raise AttributeError(f"module 'interlock' has no attribute {name!r}")
-    from importlib import import_module
+if not TYPE_CHECKING:  # else every misspelt name would be an Any to the type checker
 
-    value = getattr(import_module("." + home, __name__), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> object:
+        home = _HOME.get(name)
+        if home is None:
+            raise AttributeError(f"module 'interlock' has no attribute {name!r}")
+        from importlib import import_module
+
+        value = getattr(import_module("." + home, __name__), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
