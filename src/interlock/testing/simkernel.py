@@ -24,7 +24,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ..engines.kernel import KernelEngine
-from ..engines.kernel.ops import Ops
+
+if sys.platform != "win32":
+    from ..engines.kernel.ops import Ops
 from .simprocess import PATH, Memory
 from .simworld import AGAIN, Raised, Script, SimParker, World
 
