@@ -22,6 +22,8 @@ __all__ = ["AsyncSoftFileLease", "AsyncSoftFileLock", "AsyncStrictSoftFileLock"]
 class AsyncSoftFileLock(SoftFileLock, BaseAsyncFileLock):
     """`SoftFileLock` for tasks: waits for events, not in a thread."""
 
+    _lifetime_replacements = ("AsyncStrictSoftFileLock", "AsyncSoftFileLease")
+
     async def _aside(self, io: IO, function: Callable[[], Any]) -> Any:
         """The few system calls on a marker are shorter than the way to another thread, where no network is involved."""
         if self._executor is None and marker.engine().trusts(self._lock_path):

@@ -8,6 +8,7 @@ import stat
 import sys
 import time
 import warnings
+from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING
 
 from .._core.acquire import acquire, run
@@ -371,9 +372,9 @@ def lock_descriptor(fd: int, *, blocking: bool = True, poll_interval: float = 0.
     ops = engine().ops
     if not blocking:
         return _try_descriptor(ops, fd)
-    poll_interval = options.interval(poll_interval)
-    if not poll_interval:
-        raise ValueError("poll_interval must be greater than 0")
+    number = options.seconds("poll_interval", poll_interval)
+    if not 0 < number <= TIMEOUT_MAX:
+        raise ValueError(f"poll_interval must be greater than 0 and at most {TIMEOUT_MAX}, got {number}")
     while not _try_descriptor(ops, fd):
         if sys.platform == "linux" and _is_local(fd):
             ops.flock(fd, fcntl.LOCK_EX)

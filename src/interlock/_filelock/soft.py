@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
-
 from typing import TYPE_CHECKING
 
 from .._core.arbiter import line_for
+from .._errors import LockError
 from .._io.blocking import io as thread_io
 from ..engines import marker
 from ..engines.marker import MarkerClaim, Terms, identity, records
 from ..engines.marker.records import OwnerMode, OwnerRecord
 from . import options, state
 from .api import BaseFileLock, HookStake
+from .errors import translated
 from .meta import lock_path
 
 if TYPE_CHECKING:
-    from typing import Any
 
     from .._core.acquire import Stake
     from .._core.arbiter import Line
@@ -42,18 +42,10 @@ class SoftFileLock(BaseFileLock):
     _line: Line | None = None
     _cached: tuple[object, Terms] = (None, Terms(b""))
 
-    def __init__(
-        self,
-        lock_file: str | os.PathLike[str],
-        timeout: float = -1,
-        mode: int = options.UNSET_MODE,
-        thread_local: bool = True,
-        **others: Any,
-    ) -> None:
-        super().__init__(lock_file, timeout, mode, thread_local, **others)
+    def _settle(self) -> None:
         kind = type(self)
         own = kind._acquire is SoftFileLock._acquire and kind._release is SoftFileLock._release
-        self._lean = own and thread_local and self._settings.close_error_policy != "raise"
+        self._lean = own and self._settings.thread_local and self._settings.close_error_policy != "raise"
 
     # ---- what is written, and on which terms others' markers are broken
 
@@ -87,8 +79,11 @@ class SoftFileLock(BaseFileLock):
 
     def _grab(self, context: FileLockContext, claim: Claim) -> bool:
         assert isinstance(claim, MarkerClaim)
-        if not marker.engine().attempt(claim):
-            return False
+        try:
+            if not marker.engine().attempt(claim):
+                return False
+        except LockError as error:
+            raise translated(error, context.lock_file) from error
         context.path = path = claim.line.key
         context.claim = claim
         context.lock_file_fd = claim.fd

@@ -16,7 +16,6 @@ from .errors import SoftFileLockProtocolError
 from .meta import canonical
 
 if TYPE_CHECKING:
-    from typing import Any
 
     from .._model import IO
     from .state import FileLockContext
@@ -47,15 +46,7 @@ class StrictSoftFileLock(BaseFileLock):
     _lifetime_unsupported_reason = "a strict claim is never broken by age, only by force_break()"
     _in_the_way: tuple[object, float] | None = None
 
-    def __init__(
-        self,
-        lock_file: str | os.PathLike[str],
-        timeout: float = -1,
-        mode: int = options.UNSET_MODE,
-        thread_local: bool = True,
-        **others: Any,
-    ) -> None:
-        super().__init__(lock_file, timeout, mode, thread_local, **others)
+    def _settle(self) -> None:
         self._claims_of: weakref.WeakKeyDictionary[FileLockContext, StrictClaims] = weakref.WeakKeyDictionary()
 
     def _acquire(self) -> None:
