@@ -14,11 +14,12 @@ import random
 import struct
 import sys
 import time
+from typing import Any
 
 RECORD = struct.Struct("<qc")
 
 
-def find(library: str, name: str):  # type: ignore[no-untyped-def]
+def find(library: str, name: str) -> Any:
     if library == "interlock":
         from importlib import import_module
 

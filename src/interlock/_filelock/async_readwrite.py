@@ -17,7 +17,7 @@ from ..engines.sqlite_ranges import RangeClaim
 from . import state
 from . import soft_readwrite as soft
 from .errors import Timeout
-from .readwrite import Mode, ReadWriteLock, limit, refuse, refuse_closed
+from .readwrite import Grant, Mode, ReadWriteLock, limit, refuse, refuse_closed
 from .soft_lease import LeaseCompromise
 from .soft_readwrite import LogStake, Membership, SoftReadWriteLock
 
@@ -261,20 +261,21 @@ class AsyncReadWriteLock(_TaskLock):
         await self._acquire("write", timeout, blocking)
         return AsyncAcquireReadWriteReturnProxy(self)
 
-    async def _enter(self, mode: Mode, deadline: float) -> RangeClaim:
+    async def _enter(self, mode: Mode, deadline: float) -> Grant:
         io = running()
         assert isinstance(self._backend, ReadWriteLock)
-        claim = RangeClaim(self._backend._line, io.owner(), mode == "write")
+        grant = Grant()
+        claim = grant.claim = RangeClaim(self._backend._line, io.owner(), mode == "write")
         try:
             granted = sqlite_ranges.engine().attempt(claim) or await acquire(io, claim, deadline)
         except LockError as error:
             refuse(error, self.lock_file)
         if not granted:
             raise Timeout(self.lock_file)
-        return claim
+        return grant
 
-    async def _leave(self, claim: RangeClaim) -> None:
-        sqlite_ranges.engine().drop(claim)
+    async def _leave(self, claim: Grant) -> None:
+        claim.drop()
 
     def _closed_error(self) -> None:
         refuse_closed()

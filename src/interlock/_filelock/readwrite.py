@@ -113,7 +113,7 @@ class Hold:
         return not self.depths
 
 
-class _Grant:
+class Grant:
     """Owns a claim, and lets go of it when the lock that owns this is collected. Not the lock's own `__del__`: that
     would run while the table of singletons still hands the lock out."""
 
@@ -201,7 +201,7 @@ class ReadWriteLock(SharedRules, metaclass=SingletonMeta):
         self._line = line_for(sqlite_ranges.engine(), canonical(self.lock_file), self.lock_file)
         self._entry = threading.Lock()  # one thread at a time meets the kernel
         self._inner = threading.Lock()  # guards _hold
-        self._grant = _Grant()
+        self._grant = Grant()
         self._process = state.process
         make(self._line.key, self.lock_file)
 
