@@ -87,9 +87,9 @@ class _PollParker:
     def __del__(self) -> None:
         # Two descriptors are cheap to keep, costly to make while others wait.
         wake = getattr(self, "_wake", None)
-        if wake is not None and wake.pid == os.getpid() and len(_wake_pool) < 8:
+        if wake is not None and wake.fds and wake.pid == os.getpid() and len(_wake_pool) < 8:
             wake.clear()
-            _wake_pool.append(wake)
+            _wake_pool.append(wake.moved())
 
 
 class _Wake:
@@ -120,10 +120,19 @@ class _Wake:
         except BlockingIOError:
             pass
 
+    def moved(self) -> _Wake:
+        """The descriptors in a new object: where this one is part of a cycle, the garbage collector has decided to
+        finalize it, before or after the parker, whoever refers to it by then."""
+        other = _Wake.__new__(_Wake)
+        other.pid = self.pid
+        other.fds = []
+        other.fds.extend(map(self.fds.pop, [0] * len(self.fds)))  # in C, like above
+        return other
+
     def __del__(self) -> None:
         try:
-            list(map(os.close, self.fds))
-        except (AttributeError, OSError):
+            list(map(os.close, iter(self.fds.pop, None)))
+        except (AttributeError, IndexError, OSError):
             pass
 
 

@@ -360,7 +360,7 @@ class RangesEngine:
     def claim(self, line: Line, owner: object, fair: bool) -> RangeClaim:  # noqa: ARG002
         return RangeClaim(line, owner, True)
 
-    def try_now(self, claim: RangeClaim, polite: bool) -> bool:  # noqa: ARG002
+    def try_now(self, claim: RangeClaim, timeout: float) -> bool:  # noqa: ARG002
         if not self.attempt(claim):
             return False
         claim.since = time.monotonic()

@@ -402,8 +402,11 @@ class MarkerEngine:
     def claim(self, line: Line, owner: object, fair: bool) -> MarkerClaim:
         return MarkerClaim(line, owner, Terms(records.plain(identity.me())))
 
-    def try_now(self, claim: MarkerClaim, polite: bool) -> bool:
-        return self.attempt(claim)
+    def try_now(self, claim: MarkerClaim, timeout: float) -> bool:
+        if not self.attempt(claim):
+            return False
+        claim.since = monotonic()
+        return True
 
     async def try_acquire(self, io: IO, claim: MarkerClaim, deadline: float) -> bool:
         if not await io.call(self.attempt, claim):

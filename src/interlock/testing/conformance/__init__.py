@@ -38,7 +38,7 @@ from .tasks import AsyncioLockSuite, BlockingLockSuite, TaskLockSuite, TrioLockS
 from .verbs import AsyncioEngineSuite, BlockingEngineSuite, EngineSuite, TrioEngineSuite
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
 
     from ..._model import Traits
 
@@ -71,23 +71,29 @@ __all__ = [
 IOS = ("blocking", "asyncio", "trio")
 
 
-def required(traits: Traits) -> set[tuple[str, str, str]]:
-    """(engine, suite, io) of every class that an engine of these traits must pass."""
-    suites = ["engine", "lock"]
-    if traits.excludes != "threads":
-        suites.append("process")
-    return {(traits.name, suite, io) for suite in suites for io in IOS} | {(traits.name, "mixed", "mixed")}
+def required(traits: Traits, *, reachable: bool = True) -> set[tuple[str, str, str]]:
+    """(engine, suite, io) of every class that an engine of these traits must pass; only the suites of its verbs if
+    no target of `Lock` reaches it."""
+    suites = ["engine"]
+    if reachable:
+        suites.append("lock")
+        if traits.excludes != "threads":
+            suites.append("process")
+    mixed = {(traits.name, "mixed", "mixed")} if reachable else set()
+    return {(traits.name, suite, io) for suite in suites for io in IOS} | mixed
 
 
-def missing(engines: Iterable[Traits], classes: Iterable[type[Suite]]) -> list[str]:
+def missing(
+    engines: Iterable[Traits], classes: Iterable[type[Suite]], *, unreachable: Container[str] = ()
+) -> list[str]:
     """The combinations that no runnable class covers, as readable lines. A class with a test taken out of it does
-    not count."""
+    not count. `unreachable`: names of engines that no target of `Lock` reaches."""
     there = {
         (each.engine, each.suite, each.io)
         for each in classes
         if not _inspect.isabstract(each) and each.__name__.startswith("Test") and not _disarmed(each)
     }
-    needed = set().union(*map(required, engines))
+    needed = set().union(*(required(each, reachable=each.name not in unreachable) for each in engines))
     return [f"{engine}: no class runs the {suite} suite over {io}" for engine, suite, io in sorted(needed - there)]
 
 

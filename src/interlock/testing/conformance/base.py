@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from pathlib import Path
 
+    from ..._core.arbiter import Line
     from ..._model import Traits
     from .worlds import World
 
@@ -52,8 +53,12 @@ class Suite(ABC):
     def target(self, tmp_path: Path) -> str:
         return self.make_target(tmp_path)
 
+    def line(self, target: str) -> Line:
+        """The line of a target. To be overwritten for engines that no target of `Lock` leads to."""
+        return resolve(target)
+
     def traits(self, target: str) -> Traits:
-        return resolve(target).engine.traits
+        return self.line(target).engine.traits
 
 
 def scenario(body: Callable[Concatenate[S, P], Coroutine[Any, Any, None]]) -> Callable[Concatenate[S, P], None]:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from ..._core.acquire import acquire
 from ..._core.arbiter import Line
 from ..._errors import UnsupportedError
-from ..._target import resolve
 from .base import Referee, Suite, scenario
 from .worlds import Asyncio, Threads, Trio
 
@@ -22,8 +21,7 @@ if TYPE_CHECKING:
 class Contender:
     """One claim on a line of its own, and the stake that the acquire loop drives."""
 
-    def __init__(self, target: str, fair: bool = False) -> None:
-        line = resolve(target)
+    def __init__(self, line: Line, fair: bool = False) -> None:
         self.line = Line(line.engine, line.key, line.resource)
         self.engine: Engine = line.engine
         self.claim: Claim = self.engine.claim(self.line, self, fair)
@@ -56,10 +54,13 @@ class EngineSuite(Suite):
 
     suite = "engine"
 
+    def contender(self, target: str, fair: bool = False) -> Contender:
+        return Contender(self.line(target), fair)
+
     @scenario
     async def test_free_is_granted_and_taken_is_contended(self, target: str) -> None:
         io = self.world.io()
-        one, two = Contender(target), Contender(target)
+        one, two = self.contender(target), self.contender(target)
         assert await one.try_acquire(io)
         assert one.claim.since > 0
         assert not await two.try_acquire(io)
@@ -71,7 +72,7 @@ class EngineSuite(Suite):
     @scenario
     async def test_release_frees_and_may_be_repeated(self, target: str) -> None:
         io = self.world.io()
-        one, two = Contender(target), Contender(target)
+        one, two = self.contender(target), self.contender(target)
         assert await one.try_acquire(io)
         await one.release(io)
         await one.release(io)
@@ -82,7 +83,7 @@ class EngineSuite(Suite):
     @scenario
     async def test_release_removes_only_its_own(self, target: str) -> None:
         io = self.world.io()
-        one, two, three = Contender(target), Contender(target), Contender(target)
+        one, two, three = self.contender(target), self.contender(target), self.contender(target)
         assert await one.try_acquire(io)
         await one.release(io)
         assert await two.try_acquire(io)
@@ -97,7 +98,7 @@ class EngineSuite(Suite):
     @scenario
     async def test_withdrawing_a_loser_disturbs_nobody(self, target: str) -> None:
         io = self.world.io()
-        one, two, three = Contender(target), Contender(target), Contender(target)
+        one, two, three = self.contender(target), self.contender(target), self.contender(target)
         assert await one.try_acquire(io)
         assert not await two.try_acquire(io)
         await two.withdraw(io)
@@ -110,7 +111,7 @@ class EngineSuite(Suite):
     @scenario
     async def test_withdrawing_a_winner_undoes_the_win(self, target: str) -> None:
         io = self.world.io()
-        one, two = Contender(target), Contender(target)
+        one, two = self.contender(target), self.contender(target)
         assert await one.try_acquire(io)
         await one.withdraw(io)
         assert await two.try_acquire(io)
@@ -121,17 +122,17 @@ class EngineSuite(Suite):
     @scenario
     async def test_a_claim_that_never_tried_can_be_dropped(self, target: str) -> None:
         io = self.world.io()
-        one, two = Contender(target), Contender(target)
+        one, two = self.contender(target), self.contender(target)
         assert await one.try_acquire(io)
         two.engine.drop(two.claim)
-        await Contender(target).withdraw(io)
+        await self.contender(target).withdraw(io)
         assert one.engine.lost(one.claim) == ""
         await one.release(io)
 
     @scenario
     async def test_the_short_way_agrees_with_the_loop(self, target: str) -> None:
         io = self.world.io()
-        one, two, three = Contender(target), Contender(target), Contender(target)
+        one, two, three = self.contender(target), self.contender(target), self.contender(target)
         assert await one.try_acquire(io)  # some engines make what they lock at the first try only
         await one.release(io)
         assert two.engine.try_now(two.claim, 0.0)
@@ -146,7 +147,7 @@ class EngineSuite(Suite):
     @scenario
     async def test_wait_never_oversleeps(self, target: str) -> None:
         io = self.world.io()
-        one, two = Contender(target), Contender(target)
+        one, two = self.contender(target), self.contender(target)
         assert await one.try_acquire(io)
         until = io.now() + 0.1
         while io.now() < until:
@@ -161,7 +162,7 @@ class EngineSuite(Suite):
     async def test_a_waiter_is_woken_by_the_release(self, target: str) -> None:
         io, world = self.world.io(), self.world
         for _ in range(5):
-            one, two = Contender(target), Contender(target)
+            one, two = self.contender(target), self.contender(target)
             assert await one.try_acquire(io)
             async with world.group() as group:
                 group.start(self._waiter, two)
@@ -181,7 +182,7 @@ class EngineSuite(Suite):
         io, world = self.world.io(), self.world
         late = 0
         for _ in range(20):
-            one, two = Contender(target), Contender(target)
+            one, two = self.contender(target), self.contender(target)
             assert await one.try_acquire(io)
             async with world.group() as group:
                 group.start(self._waiter, two)
@@ -197,7 +198,7 @@ class EngineSuite(Suite):
     async def test_a_waiter_that_gives_up_passes_its_wake_up_on(self, target: str) -> None:
         io, world = self.world.io(), self.world
         for _ in range(5):
-            one, two, three = Contender(target), Contender(target), Contender(target)
+            one, two, three = self.contender(target), self.contender(target), self.contender(target)
             assert await one.try_acquire(io)
             far = io.now() + world.patience
             assert not await two.try_acquire(io, far)  # asks, subscribes, asks again, and never looks any more
@@ -218,7 +219,7 @@ class EngineSuite(Suite):
 
         async def work() -> None:
             for _ in range(10):
-                contender = Contender(target)
+                contender = self.contender(target)
                 assert await contender.acquire(world.io(), world.patience)
                 referee.enter()
                 await world.pause()
@@ -234,16 +235,16 @@ class EngineSuite(Suite):
     @scenario
     async def test_fair_claims_are_granted_in_order(self, target: str) -> None:
         io, world = self.world.io(), self.world
-        line = resolve(target)
+        line = self.line(target)
         try:
             line.engine.require_fair(line.key)
         except UnsupportedError:
             assert self.traits(target).fair != "fifo"
             return
-        holder = Contender(target, fair=True)
+        holder = self.contender(target, fair=True)
         assert await holder.try_acquire(io)
         order: list[int] = []
-        waiters = [Contender(target, fair=True) for _ in range(5)]
+        waiters = [self.contender(target, fair=True) for _ in range(5)]
 
         async def wait(number: int) -> None:
             await self._waiter(waiters[number])
@@ -263,7 +264,7 @@ class EngineSuite(Suite):
         io = self.world.io()
         tokens = []
         for _ in range(3):
-            contender = Contender(target)
+            contender = self.contender(target)
             assert await contender.try_acquire(io)
             tokens.append(contender.claim.token)
             await contender.release(io)
@@ -277,7 +278,7 @@ class EngineSuite(Suite):
     @scenario
     async def test_reports(self, target: str) -> None:
         io = self.world.io()
-        one = Contender(target)
+        one = self.contender(target)
         free = one.engine.inspect(one.line)
         assert (free.engine, free.resource, free.holders) == (self.engine, one.line.resource, ())
         assert await one.try_acquire(io)
