@@ -118,6 +118,7 @@ def test_watching_again_adds(kqueue: Any) -> None:
     instance = kqueue.Instance()
     assert instance.watch(5, instance.REPLACED, "a", list) == 5
     instance.watch(5, instance.CLOSED, "a", list)
+    assert instance._queue.notes == {5: UNLOCKED | DELETED | RENAMED | ATTRIB | REVOKED}
     instance.watch(5, instance.REPLACED, "b", list)
     assert instance._queue.notes == {5: UNLOCKED | DELETED | RENAMED | ATTRIB | REVOKED}
     instance.unwatch(5, "a")
@@ -148,10 +149,14 @@ def test_a_descriptor_that_was_closed_is_forgotten(kqueue: Any) -> None:
 
 def test_a_refused_watch_leaves_nothing(kqueue: Any) -> None:
     instance = kqueue.Instance()
+    told: list[str] = []
     instance.watch(5, instance.REPLACED, "a", list)
     instance._queue.gone.add(6)
     with pytest.raises(OSError, match="no such descriptor"):
-        instance.watch(6, instance.CLOSED, "b", list)
+        instance.watch(6, instance.CLOSED, "b", lambda: told.append("b"))
+    instance._queue.pending.append(types.SimpleNamespace(ident=6, fflags=UNLOCKED))  # another's, of that number
+    instance.drain()
+    assert not told
     instance.unwatch(6, "b")
     assert instance._queue.notes.keys() == {5}
 
@@ -274,8 +279,8 @@ def test_a_release_wakes_a_waiter(tmp_path: Path, how: str) -> None:
                 lock = Lock(path)
                 assert lock.try_acquire() is None
                 waiting = _release_when_watched(lock, holder, how)
-                with lock.acquire(timeout=30) as hold:
-                    assert hold.held
+                with lock.acquire(timeout=20) as hold:
+                    assert hold.waited < 15, "woken by the end of its patience, not by the release"
                 waiting.join()
             finally:
                 holder.kill()
