@@ -154,6 +154,16 @@ class Fleet:
         self.outcome.seconds = round(time.monotonic() - began, 1)
         return self.outcome
 
+    def start_and_collect(self, other: Fleet, holds: int) -> list[Interval]:
+        """Run beside another fleet, on paths that have nothing to do with each other; the holds of both."""
+        import threading
+
+        neighbour = threading.Thread(target=other.run, args=(holds, 20.0))
+        neighbour.start()
+        self.run(holds, 20.0)
+        neighbour.join()
+        return [hold for fleet in (self, other) for worker in fleet._past + fleet._workers for hold in intervals(worker)]
+
     def _watch(self, holds: int, deadline: float) -> None:
         while time.monotonic() < deadline:
             written = sum(each.history.stat().st_size for each in self._past + self._workers if each.history.exists())
@@ -168,9 +178,9 @@ class Fleet:
 
     def _end(self, worker: Worker) -> None:
         if worker.ended is None:
+            worker.ended = time.monotonic_ns()  # before: another may enter while we wait for its end
             worker.process.kill()
             worker.process.wait()
-            worker.ended = time.monotonic_ns()
             for pipe in (worker.process.stdin, worker.process.stdout):
                 if pipe is not None:
                     pipe.close()

@@ -1,0 +1,82 @@
+"""Mixed fleets of real filelock and interlock on one path, with kills: not one overlap. `fleet` is the harness, and a
+command: `python -m tests.compat.fleet --holds 100000`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .fleet import KINDS, Fleet, Interval, libraries_for, overlapping
+from .soft_support import NEW, OLD, filelock
+
+if TYPE_CHECKING:
+    from .fleet import Outcome
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the harness looks into /proc")
+
+
+def run(kind: str, directory: Path, holds: int, seconds: float, kills: float) -> Outcome:
+    libraries = libraries_for(kind, filelock(OLD), filelock(NEW))
+    return Fleet(kind, libraries, directory, seed=7, kills=kills).run(holds, seconds)
+
+
+@linux
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_mixed_fleet_never_overlaps(tmp_path: Path, kind: str) -> None:
+    outcome = run(kind, tmp_path, holds=2500, seconds=20, kills=6)
+    assert outcome.overlaps == []
+    assert outcome.holds > 500
+    assert all(outcome.by_library.values())
+
+
+@linux
+@pytest.mark.parametrize("kind", ["MarkerSoftFileLock", "SoftReadWriteLock"])
+def test_a_fleet_of_the_newer_kinds_never_overlaps(tmp_path: Path, kind: str) -> None:
+    kills = 4 if kind == "MarkerSoftFileLock" else 0  # a dead member of the log blocks until it is put out
+    outcome = run(kind, tmp_path, holds=400, seconds=20, kills=kills)
+    assert outcome.overlaps == []
+    assert outcome.holds > 50
+    assert all(outcome.by_library.values())
+
+
+@linux
+def test_a_fleet_of_strict_locks_never_overlaps(tmp_path: Path) -> None:
+    outcome = run("StrictSoftFileLock", tmp_path, holds=200, seconds=20, kills=0)
+    assert outcome.overlaps == []
+    assert outcome.holds > 20
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_mixed_fleet_never_overlaps_in_many_holds(tmp_path: Path, kind: str) -> None:
+    outcome = run(kind, tmp_path, holds=20_000, seconds=120, kills=5)
+    assert outcome.overlaps == []
+    assert outcome.kills_while_holding > 0
+
+
+def test_the_referee_sees_an_overlap() -> None:
+    writer, reader = Interval(0, 10, True, "a"), Interval(12, 20, False, "b")
+    assert overlapping([writer, reader, Interval(13, 15, False, "c"), Interval(20, 30, True, "d")]) == []
+    assert len(overlapping([writer, Interval(9, 11, True, "b")])) == 1
+    assert len(overlapping([writer, Interval(5, 30, False, "b")])) == 1
+    assert len(overlapping([reader, Interval(13, 15, False, "c"), Interval(19, 30, True, "d")])) == 1
+    # a short writer inside a long one, and then a third that meets only the long one
+    assert len(overlapping([Interval(0, 100, True, "a"), Interval(1, 2, True, "b"), Interval(50, 60, True, "c")])) == 2
+
+
+@linux
+def test_a_fleet_without_a_lock_is_caught(tmp_path: Path) -> None:
+    """The negative control: on paths of their own the workers exclude nobody, and the referee must say so."""
+    left, right = tmp_path / "left", tmp_path / "right"
+    left.mkdir()
+    right.mkdir()
+    filelock(NEW)
+    one = Fleet("FileLock", {"interlock": None}, left, seed=1, kills=0)
+    other = Fleet("FileLock", {"interlock": None}, right, seed=2, kills=0)
+    together = one.start_and_collect(other, holds=400)
+    assert overlapping(together)
