@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
+
+from ..support import need, need_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,3 +47,18 @@ else:  # /proc is their oracle
 def path(tmp_path: Path) -> str:
     """Where a lock file is going to be."""
     return os.path.join(os.path.realpath(tmp_path), "x.lock")
+
+
+@pytest.fixture
+def trio() -> None:
+    """For tests that use it in a process of their own."""
+    need_module("trio")
+
+
+@pytest.fixture
+def namespaces() -> None:
+    """For tests that mount, or lower limits, where nobody else sees it."""
+    done = subprocess.run([need("unshare"), "-rm", "true"], capture_output=True, text=True, timeout=10)
+    if done.returncode:
+        reason = f"needs user and mount namespaces: {done.stderr.strip()}"
+        (pytest.fail if os.environ.get("INTERLOCK_REQUIRE_ALL") else pytest.skip)(reason)

@@ -15,7 +15,18 @@ from interlock import AsyncLock, Lock, NotHeldError, RLock, inspect
 from interlock._core import arbiter
 from interlock._io import blocking
 
-from .workers import Worker, alarm, isolated, locked_by_others, queues, state, until
+from .workers import (
+    Worker,
+    alarm,
+    in_child,
+    isolated,
+    locked_by_others,
+    queues,
+    state,
+    succeeded,
+    until,
+    wait_once,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,44 +34,6 @@ if TYPE_CHECKING:
     Spawn = Callable[[], Worker]
 
 assert sys.platform == "linux"
-
-
-def in_child(action: Callable[[], object]) -> int:
-    """Run this in a forked child, whose exit status tells whether it raised. Its pid."""
-    pid = os.fork()
-    if pid:
-        return pid
-    status = 1
-    try:
-        alarm(30)
-        action()
-        status = 0
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-    finally:
-        sys.stderr.flush()
-        os._exit(status)
-
-
-def succeeded(pid: int) -> bool:
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-
-
-def wait_once(path: str) -> None:
-    """Have everything imported: a fork while another thread imports a module leaves that module dead in the child,
-    and whoever imports it there waits for ever. No library can mend that."""
-    stranger = Worker()
-    stranger.ask("acquire", path)
-
-    def help_out() -> None:
-        until(lambda: queues(os.getpid(), path), "it waits")
-        stranger.ask("release")
-
-    helper = threading.Thread(target=help_out)
-    helper.start()
-    Lock(path).acquire(20).release()
-    helper.join()
-    stranger.close()
 
 
 def refused(action: Callable[[], object]) -> bool:

@@ -13,6 +13,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -123,6 +124,9 @@ class Worker:
     def end(self) -> int:
         """Let it end by itself; its exit status."""
         self._stdin.close()
+        return self.wait()
+
+    def wait(self) -> int:
         return self._process.wait(20)
 
     def close(self) -> None:
@@ -146,18 +150,64 @@ def isolated(test: Callable[..., None]) -> Callable[..., None]:
     Nothing waited there before. What is printed to standard error fails the test too: a warning, an exception
     in a finalizer.
     """
+    return _elsewhere(test, ())
 
+
+def in_namespaces(test: Callable[..., None]) -> Callable[..., None]:
+    """The same, as root of a user namespace with mounts and limits of its own."""
+    return _elsewhere(test, ("unshare", "-rm"))
+
+
+def _elsewhere(test: Callable[..., None], prefix: tuple[str, ...]) -> Callable[..., None]:
     @functools.wraps(test)
     def alone(path: str) -> None:
-        code = f"import sys, {test.__module__} as m; m.alarm(40); m.{test.__name__}.__wrapped__(sys.argv[1])"
+        call = f"m.{test.__name__}.__wrapped__(sys.argv[1])"
+        code = f"import sys, {__name__} as w, {test.__module__} as m; w.alarm(40); {call}"
         options = ["-W", "error", "-W", "ignore:This process:DeprecationWarning"]  # 3.12: fork with threads
-        done = subprocess.run(
-            [sys.executable, *options, "-c", code, path], cwd=ROOT, capture_output=True, text=True, timeout=60
-        )
+        command = [*prefix, sys.executable, *options, "-c", code, path]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stdout + done.stderr
         assert not done.stderr, done.stderr
 
     return alone
+
+
+def in_child(action: Callable[[], object]) -> int:
+    """Run this in a forked child of ours, whose exit status tells whether it raised. Its pid."""
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        alarm(30)
+        action()
+        status = 0
+    except BaseException:  # noqa: BLE001 - shown, and told by the exit status
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def succeeded(pid: int) -> bool:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def wait_once(path: str) -> None:
+    """Have everything imported: a fork while another thread imports a module leaves that module dead in the child,
+    and whoever imports it there waits for ever. No library can mend that."""
+    stranger = Worker()
+    stranger.ask("acquire", path)
+
+    def help_out() -> None:
+        until(lambda: queues(os.getpid(), path), "it waits")
+        stranger.ask("release")
+
+    helper = threading.Thread(target=help_out)
+    helper.start()
+    interlock.Lock(path).acquire(20).release()
+    helper.join()
+    stranger.close()
 
 
 def state(pid: int) -> str:
@@ -169,10 +219,16 @@ def state(pid: int) -> str:
         return ""
 
 
-def cpu_seconds(pid: int) -> float:
-    with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-        fields = file.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def work_seconds(pid: int) -> float:
+    """How long a process has run on a processor."""
+    with open(f"/proc/{pid}/schedstat", encoding="ascii") as file:
+        return int(file.read().split()[0]) / 1e9
+
+
+def switches(pid: int) -> int:
+    """How often it has gone to sleep."""
+    with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("voluntary_ctxt"))
 
 
 def _locks(path: str) -> list[list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from _thread import get_ident
 from time import monotonic
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,7 +76,10 @@ class AsyncioIO:
         return monotonic()
 
     def owner(self) -> object:
-        return asyncio.current_task()
+        # Weak: a task that fails keeps its frames, so a claim that kept the task would keep the hold in them for ever.
+        # `ref` gives the same reference each time, as long as anybody has it.
+        task = asyncio.current_task()
+        return task and ref(task)
 
     def parker(self, source: Source | None = None) -> Parker:
         return _FutureParker(asyncio.get_running_loop(), source)

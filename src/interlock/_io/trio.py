@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from _thread import get_ident
 from time import monotonic
+from weakref import ref
 
 import trio
 
@@ -76,7 +77,7 @@ class TrioIO:
         return monotonic()
 
     def owner(self) -> object:
-        return trio.lowlevel.current_task()
+        return ref(trio.lowlevel.current_task())  # weak, as for asyncio
 
     def parker(self, source: Source | None = None) -> Parker:
         return _EventParker(source)
