@@ -8,12 +8,15 @@ from __future__ import annotations
 import os
 import subprocess
 import tarfile
-from pathlib import Path
-from xml.etree import ElementTree
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
 
 import pytest
 
 from .environments import Environment
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -43,7 +46,7 @@ def outcomes(environment: Environment, source: Path, report: Path) -> dict[str, 
         timeout=300,
     )
     found = {}
-    for case in ElementTree.parse(report).iter("testcase"):
+    for case in ET.parse(report).iter("testcase"):
         kinds = {child.tag for child in case}
         outcome = next((kind for kind in ("failure", "error", "skipped") if kind in kinds), "passed")
         found[f"{case.get('classname')}::{case.get('name')}"] = outcome

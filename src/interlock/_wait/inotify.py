@@ -17,12 +17,11 @@ on a thread that may be busy elsewhere.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import struct
 import sys
-from threading import RLock
+from _thread import RLock
 
 from .._core import fork
 from .mounts import LOCAL, fstype
@@ -51,15 +50,19 @@ class Instance:
     REPLACED = _IN_ATTRIB | _IN_MOVE_SELF | _IN_DELETE_SELF
 
     def __init__(self) -> None:
+        import ctypes  # the first wait loads it: most processes never wait
+
         libc = ctypes.CDLL(None, use_errno=True)
+        self._errno = ctypes.get_errno
         self._add = libc.inotify_add_watch
         self._rm = libc.inotify_rm_watch
         # In C from the system call to the list: no signal handler runs in between and loses the descriptor.
         self._fds: list[int] = []
         self._fds.extend(map(libc.inotify_init1, (os.O_NONBLOCK | os.O_CLOEXEC,)))
         if self._fds[0] < 0:
-            raise OSError(ctypes.get_errno(), "inotify_init1")
+            raise OSError(self._errno(), "inotify_init1")
         self._watchers: dict[int, dict[object, Callable[[], object]]] = {}
+        self._idle: set[int] = set()  # watches that the kernel still has and nobody needs
         self._lock = RLock()  # a finalizer may unwatch while we are inside
 
     def fileno(self) -> int:
@@ -71,23 +74,33 @@ class Instance:
         Watching again adds to what is watched. Raises `OSError` (ENOSPC: fs.inotify.max_user_watches).
         """
         wds: list[int] = []
+        path = b"/proc/self/fd/%d" % fd
         with self._lock:
             try:
-                mask = what | _IN_MASK_ADD
-                wds.extend(map(self._add, self._fds, (b"/proc/self/fd/%d" % fd,), (mask,)))
+                wds.extend(map(self._add, self._fds, (path,), (what | _IN_MASK_ADD,)))
                 if wds[0] < 0:
-                    number = ctypes.get_errno()
+                    number = self._errno()
                     raise OSError(number, os.strerror(number), "inotify_add_watch")
+                if wds[0] in self._idle:  # forget what it was watched for before
+                    self._add(self._fds[0], path, what)
+                    self._idle.discard(wds[0])
                 self._watchers[wds[0]] = {**self._watchers.get(wds[0], {}), key: tell}
+                while self._idle:
+                    self._rm(self._fds[0], self._idle.pop())
                 return wds[0]
             except BaseException:
                 for wd in wds:
                     if wd not in self._watchers:
+                        self._idle.discard(wd)
                         self._rm(self._fds[0], wd)
                 raise
 
     def unwatch(self, handle: int, key: object) -> None:
-        """End what `watch` began for this key, also when its handle was lost on the way (0). Idempotent."""
+        """End what `watch` began for this key, also when its handle was lost on the way (0). Idempotent.
+
+        A watch that nobody needs stays in the kernel until the next `watch`: who calls this has just released a lock,
+        and the one that it woke may be waiting for this very core.
+        """
         with self._lock:
             for wd in (handle,) if handle else tuple(self._watchers):
                 watchers = self._watchers.get(wd, {})
@@ -96,7 +109,7 @@ class Instance:
                 if len(watchers) > 1:
                     self._watchers[wd] = {other: tell for other, tell in watchers.items() if other is not key}
                 else:
-                    self._rm(self._fds[0], wd)
+                    self._idle.add(wd)
                     del self._watchers[wd]
 
     def drain(self) -> None:

@@ -100,6 +100,7 @@ class KernelClaim(Claim):
     fd: Any = None  # an int, from open to close
     parker: Parker | None = None  # while it waits
     instance: Instance | None = None  # from the first wait to the end
+    identity: tuple[int, int] | None = None  # (st_dev, st_ino) of the descriptor, found while it waits
     wd = 0
     ticket = 0
     front = False  # among those that a release wakes
@@ -170,6 +171,10 @@ class KernelEngine:
         return line.opens
 
     async def try_acquire(self, io: IO, claim: KernelClaim, deadline: float) -> bool:
+        if claim.front and claim.first:
+            won = self._race(claim)
+            if won is not None:
+                return won
         ops = self.ops
         path = claim.line.key
         for _ in range(100):
@@ -183,7 +188,7 @@ class KernelEngine:
             if not await io.call(ops.try_lock, fd, path):
                 if claim.parker is None or await io.call(ops.current, fd, path):
                     return False
-            elif await io.call(ops.current, fd, path):
+            elif await io.call(self._still, claim, fd):
                 if claim.parker is not None:
                     await io.call(self._won, claim)
                 claim.since = io.now()
@@ -192,12 +197,40 @@ class KernelEngine:
             await io.call(self.drop, claim)
         raise BlockingIOError(EAGAIN, "the lock file is replaced faster than it can be locked", path)
 
+    def _race(self, claim: KernelClaim) -> bool | None:
+        """The try of one that was woken in front, with nothing on the way that can wait: this is handoff latency.
+        None: go the long way."""
+        try:
+            self.ops.flock(claim.fd, EXCLUSIVE)
+        except BlockingIOError:
+            return False if self._still(claim, claim.fd) else None
+        except OSError:
+            return None
+        if not self._still(claim, claim.fd):
+            return None
+        self._won(claim)
+        claim.since = monotonic()
+        return True
+
+    def _still(self, claim: KernelClaim, fd: int) -> bool:
+        """Is the file just locked the one at the path?"""
+        if claim.identity is None:
+            return self.ops.current(fd, claim.line.key)
+        # Compared with what `_subscribe` found: one call less between the wake-up and the caller.
+        try:
+            there = self.ops.stat(claim.line.key, follow_symlinks=False)
+        except OSError:
+            return False
+        return (there.st_dev, there.st_ino) == claim.identity
+
     async def wait(self, io: IO, claim: KernelClaim, until: float) -> None:
         if claim.parker is None:
             await io.call(self._subscribe, io, claim, until)
             return  # subscribed: now try again
         if claim.instance is not None:
             claim.instance.drain()
+            if claim.front and not claim.echo and self._tickets:
+                await io.call(tickets.promote, self.ops, claim.fd)
         nap = self._nap(claim)
         if await io.park(claim.parker, min(until, io.now() + nap)):
             claim.echo = 0
@@ -226,18 +259,23 @@ class KernelEngine:
             return
         ops = self.ops
         try:
-            if claim.instance is not None:
-                self._unsubscribe(claim, fd)
+            if claim.parker is not None and claim.instance is not None and self._tickets:
+                tickets.leave(ops, fd)  # it gives up: the others may have counted on it
             ops.flock(fd, UNLOCK)
         except OSError:  # the close that follows ends the lock in any case
             pass
         finally:
-            claim.fd = None
+            claim.fd = claim.identity = None
             try:
                 ops.close(fd)
             except OSError:
                 # Linux has released the descriptor, and the lock, whatever close(2) says (EIO: NFS, bind mounts).
                 pass
+            if claim.instance is not None and sys.platform != "win32":  # others may wait, as this claim did
+                # The kernel likes to put whom the close woke on this very core, there to wait until we sleep.
+                ops.yield_core()
+                instance, claim.instance, claim.parker = claim.instance, None, None
+                instance.unwatch(claim.wd, claim)
 
     def disown(self, claim: KernelClaim) -> None:
         fd, claim.fd = claim.fd, None
@@ -285,6 +323,9 @@ class KernelEngine:
         claim.parker = parker = io.parker(instance)
         if instance is None or sys.platform == "win32":
             return
+        if self.ops.current(claim.fd, claim.line.key):
+            status = self.ops.fstat(claim.fd)
+            claim.identity = (status.st_dev, status.st_ino)
         claim.instance = instance
         self.ops.lift(claim, instance.fileno())
         fd = claim.fd
@@ -319,6 +360,9 @@ class KernelEngine:
             claim.echo = 0
             tickets.step_forward(self.ops, fd, claim.ticket)
             instance.watch(fd, instance.CLOSED, claim, claim.parker.unpark)
+            if older and tickets.rank(self.ops, fd, claim.ticket, 1) == 0:
+                older = 0  # who was older acquired and released before this watch began: no event will tell
+                claim.first = True
             return older == 0 or overdue
         if claim.fair and not claim.first:
             claim.first = tickets.rank(self.ops, fd, claim.ticket, 1) == 0
@@ -327,18 +371,9 @@ class KernelEngine:
 
     def _won(self, claim: KernelClaim) -> None:
         claim.parker = None
-        # Its watch goes at release: the new holder has better things to do now.
+        # Its watch stays until after the release: the new holder has better things to do now.
         if claim.instance is not None and self._tickets:
             tickets.leave(self.ops, claim.fd)
-
-    def _unsubscribe(self, claim: KernelClaim, fd: int) -> None:
-        instance = claim.instance
-        if instance is not None:
-            instance.unwatch(claim.wd, claim)
-            if claim.parker is not None and self._tickets:  # it gives up: the others may have counted on it
-                tickets.leave(self.ops, fd)
-        claim.wd = 0
-        claim.parker = claim.instance = None
 
     def inspect(self, line: Line) -> Report:
         if sys.platform == "linux":

@@ -14,8 +14,8 @@ a waiter that dies leaves nothing behind. Nothing is written to the file.
 - The FRONT oldest tickets watch for the lock file's close and race for the lock; the others sleep on.
   They know their rank from F_OFD_GETLK queries. A ticket in front is a write lock, another one a read lock, so
   "is anybody in front?" is one query.
-- Who acquires takes its ticket away; when fewer than two are left in front and others wait, it touches the
-  file's times (IN_ATTRIB), which wakes those at the back to look at their rank.
+- Who acquires takes its ticket away. A loser that finds itself alone in front while others wait touches the file's
+  times (IN_ATTRIB), which wakes those at the back to look at their rank; so does a winner that leaves nobody there.
 - The queue decides who *tries first*, never who *holds*: exclusion is flock's alone. Every decision here may be
   wrong or late and only order or speed suffer. So stopped waiters, foreign byte-range locks, clocks of another
   time namespace and lost wake-ups are all answered by one rule: whoever napped its full nap tries, whatever its rank.
@@ -50,6 +50,7 @@ _READ, _WRITE, _NONE = 0, 1, 2
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux: type, whence, start, length, pid
 
 _ANYBODY = _FLOCK.pack(_WRITE, 0, BASE, 0, 0)
+_ANYBODY_IN_FRONT = _FLOCK.pack(_READ, 0, BASE, 0, 0)
 _MINE = _FLOCK.pack(_NONE, 0, BASE, 0, 0)
 
 
@@ -102,21 +103,22 @@ def step_forward(ops: Ops, fd: int, ticket: int) -> None:
 
 
 def leave(ops: Ops, fd: int) -> None:
-    """Take the ticket away after winning, and call the next ones to the front when it empties."""
+    """Take the ticket away, after winning or giving up."""
     ops.fcntl(fd, _SETLK, _MINE)
-    if not anybody(ops, fd):
-        return
-    first = _in_front(ops, fd, BASE, 0)
-    if first is None or (
-        _in_front(ops, fd, first + 1, 0) is None
-        and (first == BASE or _in_front(ops, fd, BASE, first - BASE) is None)
-    ):
+    promote(ops, fd)
+
+
+def promote(ops: Ops, fd: int) -> None:
+    """If there is nobody else in front, call those who wait at the back to look at their rank.
+
+    A touch wakes them all, and they take the caller's core; so it is the losers that call, while the winner only
+    calls when it leaves nobody in front to do so.
+    """
+    if _in_front(ops, fd) is None and anybody(ops, fd):
         ops.touch(fd)
 
 
-def _in_front(ops: Ops, fd: int, start: int, length: int) -> int | None:
-    """Some ticket of the front in this range (a length of 0 reaches to the end), or None."""
-    found = ops.fcntl(fd, _GETLK, _FLOCK.pack(_READ, 0, start, length, 0))
-    if found[0] == _NONE:
-        return None
-    return max(int(_FLOCK.unpack(found)[2]), start)
+def _in_front(ops: Ops, fd: int) -> int | None:
+    """The ticket of somebody else in front, or None."""
+    found = ops.fcntl(fd, _GETLK, _ANYBODY_IN_FRONT)
+    return None if found[0] == _NONE else int(_FLOCK.unpack(found)[2])
