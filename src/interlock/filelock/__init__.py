@@ -11,10 +11,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from .._filelock import HOME
-from .._filelock.alias import install  # noqa: F401 - ours, like Cancelled: no names of filelock's
+from .._filelock.alias import install as install
 from .._filelock.api import AcquireReturnProxy, BaseFileLock
-from .._filelock.errors import (  # noqa: F401
-    Cancelled,
+from .._filelock.errors import (
+    Cancelled as Cancelled,
+)
+from .._filelock.errors import (
     LeaseSettingsMismatch,
     SoftFileLockLifetimeWarning,
     SoftFileLockProtocolError,
