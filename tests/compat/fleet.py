@@ -162,7 +162,9 @@ class Fleet:
         neighbour.start()
         self.run(holds, 20.0)
         neighbour.join()
-        return [hold for fleet in (self, other) for worker in fleet._past + fleet._workers for hold in intervals(worker)]
+        return [
+            hold for fleet in (self, other) for worker in fleet._past + fleet._workers for hold in intervals(worker)
+        ]
 
     def _watch(self, holds: int, deadline: float) -> None:
         while time.monotonic() < deadline:
@@ -189,6 +191,7 @@ class Fleet:
         """SIGKILL somebody, wherever it is. What its own release may still do is looked at while it is stopped: old
         filelock, between its close and its blind unlink, must not be replaced by a new holder; and a marker that it
         leaves empty can be told from a live one by nobody but us, who play the operator."""
+        assert sys.platform != "win32"
         holding = [each for each in self._workers if _last(each) in (b"r", b"w")]
         victim = self._chance.choice(holding if holding and self._chance.random() < 0.7 else self._workers)
         pid = victim.process.pid

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,6 +17,9 @@ from interlock._filelock.soft_lease import LeaseCompromise, SoftFileLease
 from interlock.engines.marker import records
 
 from .soft_support import NEW, Peer
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="markers of living processes cannot be moved there")
 

@@ -10,8 +10,7 @@ import sys
 import threading
 import time
 from contextlib import closing
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -23,6 +22,9 @@ from interlock.engines import sqlite_ranges
 from interlock.engines.marker import generations
 
 from .soft_support import NEW, Peer
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="open file description locks")
 

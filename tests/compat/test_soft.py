@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,9 +17,13 @@ from interlock._filelock.errors import Timeout
 from interlock._filelock.soft import MarkerSoftFileLock, SoftFileLock
 from interlock.engines import marker
 from interlock.engines.marker import MarkerClaim, Terms, identity, records, takeover
+from interlock.engines.marker.ops import Ops
 
 from .fleet import HERE, ROOT
 from .soft_support import NEW, OLD, Peer, filelock
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="markers of living processes cannot be moved there")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="proof of death is known on Linux only")
@@ -27,7 +31,8 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="proof of death is kn
 
 def claim_on(path: Path, **terms: float) -> MarkerClaim:
     key = str(path)
-    return MarkerClaim(line_for(marker.engine(), key, key), None, Terms(records.plain(identity.me()), **terms))  # type: ignore[arg-type]
+    line = line_for(marker.engine(), key, key)
+    return MarkerClaim(line, None, Terms(records.plain(identity.me()), lifetime=terms.get("lifetime")))
 
 
 def a_dead_process() -> tuple[int, int | None]:
@@ -47,7 +52,8 @@ def test_the_soft_and_read_write_names_do_what_they_do_in_filelock(tmp_path: Pat
         work = tmp_path / library.replace(".", "")
         work.mkdir()
         done = subprocess.run(
-            [sys.executable, str(HERE / "soft_script.py"), library, str(work)], capture_output=True, text=True, timeout=100,
+            [sys.executable, str(HERE / "soft_script.py"), library, str(work)],
+            capture_output=True, text=True, timeout=100,
             env={**os.environ, "PYTHONPATH": os.pathsep.join([str(where), str(HERE)]), "PYTHONDONTWRITEBYTECODE": "1"},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -212,6 +218,7 @@ def test_a_zombie_is_dead(tmp_path: Path) -> None:
     assert not marker.engine().attempt(claim)
     assert process.stdin is not None
     process.stdin.close()
+    assert sys.platform == "linux"
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays a zombie
     assert identity.proven_dead(process.pid, identity.host(), token)
     assert marker.engine().attempt(claim)
@@ -306,7 +313,7 @@ def test_a_marker_taken_by_mistake_goes_back(tmp_path: Path) -> None:
     dead, token = a_dead_process()
     path.write_bytes(records.plain((dead, identity.host(), token)))
 
-    class Late(marker.Ops):
+    class Late(Ops):
         def exchange(self, one: str, other: str) -> bool:
             if not path.read_bytes().startswith(b"1\n"):
                 path.unlink()  # the peer's take-over, in the worst of all moments
@@ -405,7 +412,7 @@ assert not os.path.exists({str(path)!r})
 
 def test_the_exit_of_the_interpreter_removes_the_marker(tmp_path: Path) -> None:
     path = tmp_path / "a.lock"
-    code = f"from interlock._filelock.soft import SoftFileLock as L; L({str(path)!r}).acquire(); L({str(path)!r} + '2').acquire()"
+    code = f"from interlock._filelock.soft import SoftFileLock as L; kept = L({str(path)!r}); kept.acquire()"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
     assert list(tmp_path.iterdir()) == []
 
@@ -416,11 +423,13 @@ def test_the_exit_of_the_interpreter_removes_the_marker(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "what"),
     [
-        (b"", "empty"), (b"1\nhost\n", "owner"), (b"1\nhost\n5\n", "owner"), (b"1\nhost", "torn"), (b"0\nhost\n", "torn"),
+        (b"", "empty"), (b"1\nhost\n", "owner"), (b"1\nhost\n5\n", "owner"), (b"1\nhost", "torn"),
+        (b"0\nhost\n", "torn"),
         (b"1\n", "torn"), (b"\0" * 40, "torn"), (b"filelock/2\npid=1\n", "torn"), (b"hello\n", "foreign"),
         (b"filelock/2\npid=1\nhost=h\nmode=new\n", "owner"), (b"filelock/2\npid=1\nhost=h\nmode=lease\n", "torn"),
         (b"filelock/2\npid=1\nhost=h\nmode=lease\ntoken=t\nduration=1e400\n", "torn"), (records.SENTINEL, "sentinel"),
-        (records.RELEASED, "released"), (b"filelock/break\n77\n", "torn"), (b"9" * 2000, "foreign"), (b"\xff\xfe\n", "foreign"),
+        (records.RELEASED, "released"), (b"filelock/break\n77\n", "torn"), (b"9" * 2000, "foreign"),
+        (b"\xff\xfe\n", "foreign"),
         (b"99999999999\nhost\n", "foreign"),
     ],
 )  # fmt: skip

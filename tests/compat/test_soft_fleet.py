@@ -4,7 +4,6 @@ command: `python -m tests.compat.fleet --holds 100000`."""
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +12,8 @@ from .fleet import KINDS, Fleet, Interval, libraries_for, overlapping
 from .soft_support import NEW, OLD, filelock
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .fleet import Outcome
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the harness looks into /proc")

@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,6 +16,9 @@ from interlock._filelock.soft_strict import StrictSoftFileLock
 from interlock.engines.marker import identity, records
 
 from .soft_support import NEW, Peer
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs hard links")
 
@@ -131,7 +134,9 @@ def test_the_marker_of_a_dead_owner_is_named_not_removed(tmp_path: Path) -> None
     assert path.exists()
 
 
-def test_a_hold_survives_the_directory_being_read_only_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hold_survives_the_directory_being_read_only_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lock = StrictSoftFileLock(tmp_path / "a.lock")
     lock.acquire()
 

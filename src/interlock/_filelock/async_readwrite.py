@@ -14,11 +14,10 @@ from .._errors import LockError
 from .._io import running
 from ..engines import sqlite_ranges
 from ..engines.sqlite_ranges import RangeClaim
-from . import state
 from . import soft_readwrite as soft
+from . import state
 from .errors import Timeout
 from .readwrite import Grant, Mode, ReadWriteLock, limit, refuse, refuse_closed
-from .soft_lease import LeaseCompromise
 from .soft_readwrite import LogStake, Membership, SoftReadWriteLock
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..engines.marker.generations import Participant
+    from .soft_lease import LeaseCompromise
 
 __all__ = [
     "AsyncAcquireReadWriteReturnProxy",
@@ -112,16 +112,15 @@ class _TaskLock:
 
     async def _acquire(self, mode: Mode, timeout: float | None, blocking: bool | None) -> None:
         self._refuse_unusable()
-        wait = limit(
-            self.timeout if timeout is None else timeout, self.blocking if blocking is None else blocking
-        )
+        wait = limit(self.timeout if timeout is None else timeout, self.blocking if blocking is None else blocking)
         task = _task()
         hold = self._holds.get(task)
         if hold is not None:
             if hold.mode != mode:
                 way = "downgrade" if mode == "read" else "upgrade"
                 raise RuntimeError(
-                    f"Cannot acquire {mode} lock on {self.lock_file}: already holding a {hold.mode} lock ({way} not allowed)"
+                    f"Cannot acquire {mode} lock on {self.lock_file}: "
+                    f"already holding a {hold.mode} lock ({way} not allowed)"
                 )
             self._refuse_lost(hold, mode)
             hold.depths[self] = hold.depths.get(self, 0) + 1

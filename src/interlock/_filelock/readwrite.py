@@ -128,7 +128,7 @@ class Grant:
     def __del__(self) -> None:
         try:
             self.drop()
-        except Exception:  # noqa: BLE001, S110 - nobody is there to hear it, or the interpreter is being torn down
+        except Exception:  # noqa: BLE001, S110
             pass
 
 
@@ -193,7 +193,7 @@ class ReadWriteLock(SharedRules, metaclass=SingletonMeta):
         timeout: float = -1,
         *,
         blocking: bool = True,
-        is_singleton: bool = True,  # noqa: ARG002 - read by the metaclass
+        is_singleton: bool = True,
     ) -> None:
         self.lock_file = os.fspath(lock_file)
         self.timeout = timeout
@@ -289,7 +289,7 @@ class ReadWriteLock(SharedRules, metaclass=SingletonMeta):
             refuse_closed()
 
     def release(self, *, force: bool = False) -> None:
-        """Give one level back; with `force`, every thread's. Raises `RuntimeError` for what this thread does not hold."""
+        """Give one level back; with `force`, every thread's. `RuntimeError` for what this thread does not hold."""
         if self._process is not state.process:
             return
         owner = thread_io.owner()

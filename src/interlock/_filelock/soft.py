@@ -17,7 +17,6 @@ from .errors import translated
 from .meta import lock_path
 
 if TYPE_CHECKING:
-
     from .._core.acquire import Stake
     from .._core.arbiter import Line
     from .._model import IO, Claim
@@ -229,5 +228,5 @@ class MarkerSoftFileLock(SoftFileLock):
         return self._owner()
 
     def force_break(self) -> None:
-        """Remove the marker, whoever holds it, and give exclusion up; for an operator who knows that the holder is gone."""
+        """Remove the marker, whoever holds it: for an operator who knows that the holder is gone."""
         self.break_lock()

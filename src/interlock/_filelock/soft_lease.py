@@ -77,7 +77,9 @@ class SoftFileLease(MarkerSoftFileLock):
         if not 0 < interval < duration:
             raise ValueError(f"heartbeat_interval must be positive and below lease_duration, got {interval!r}")
         if interval > TIMEOUT_MAX:
-            raise ValueError(f"heartbeat_interval must not exceed threading.TIMEOUT_MAX ({TIMEOUT_MAX}), got {interval!r}")
+            raise ValueError(
+                f"heartbeat_interval must not exceed threading.TIMEOUT_MAX ({TIMEOUT_MAX}), got {interval!r}"
+            )
         super().__init__(lock_file, **options_of_locks)
         self._lease_duration = duration
         self._heartbeat_interval = interval

@@ -111,13 +111,13 @@ class LogStake:
             self.participant.publish()
         return self.participant.advance()
 
-    async def try_acquire(self, io: IO, deadline: float) -> bool:  # noqa: ARG002
+    async def try_acquire(self, io: IO, deadline: float) -> bool:
         return bool(await self.aside(self._advance))
 
     async def wait(self, io: IO, until: float) -> None:
         await io.park(io.parker(), min(until, io.now() + self._poll_interval))
 
-    async def withdraw(self, io: IO) -> None:  # noqa: ARG002
+    async def withdraw(self, io: IO) -> None:
         if self._begun:
             try:
                 await self.aside(self.participant.leave)
@@ -147,7 +147,7 @@ class SoftReadWriteLock(SharedRules, metaclass=SingletonMeta):
         timeout: float = -1,
         *,
         blocking: bool = True,
-        is_singleton: bool = True,  # noqa: ARG002 - read by the metaclass
+        is_singleton: bool = True,
         heartbeat_interval: float = 30.0,
         stale_threshold: float | None = None,
         poll_interval: float = 0.25,
@@ -187,7 +187,7 @@ class SoftReadWriteLock(SharedRules, metaclass=SingletonMeta):
 
     @property
     def generation(self) -> int | None:
-        """The generation of the hold, which rises with every change of the lock anywhere; None while nothing is held."""
+        """The generation of the hold, which rises with every change of the lock anywhere; None: nothing is held."""
         membership = self._membership
         return None if membership is None else membership.participant.generation
 
@@ -293,7 +293,7 @@ class SoftReadWriteLock(SharedRules, metaclass=SingletonMeta):
         return RuntimeError(f"{type(self).__name__} on {self.lock_file} has been closed")
 
     def release(self, *, force: bool = False) -> None:
-        """Give one level back; with `force`, every thread's. Raises `RuntimeError` for what this thread does not hold."""
+        """Give one level back; with `force`, every thread's. `RuntimeError` for what this thread does not hold."""
         if self._process is not state.process:
             return
         owner = thread_io.owner()

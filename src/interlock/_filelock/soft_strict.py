@@ -16,7 +16,6 @@ from .errors import SoftFileLockProtocolError
 from .meta import canonical
 
 if TYPE_CHECKING:
-
     from .._model import IO
     from .state import FileLockContext
 
@@ -82,7 +81,7 @@ class StrictSoftFileLock(BaseFileLock):
 
     async def _nap(self, io: IO, until: float, poll_interval: float) -> None:
         """Contenders that look at the same time keep each other out: each takes a time of its own."""
-        nap = poll_interval * (0.5 + random.random())  # noqa: S311
+        nap = poll_interval * (0.5 + random.random())
         await io.park(io.parker(), min(until, io.now() + nap))
 
     def _unchanged_for(self, status: os.stat_result) -> float:

@@ -44,6 +44,7 @@ from .._model import Claim, Traits
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from .._core.arbiter import Line
     from .._model import IO, Parker
@@ -68,7 +69,9 @@ WRITE_ANNOUNCE = _lock(_WRITE, 0, 2)
 LEAVE_ANNOUNCE = _lock(_NONE, 0, 2)
 LEAVE_ALL = _lock(_NONE, 0, 512)
 
-_OPEN = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+_OPEN = (
+    os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+)
 _MAGIC = b"SQLite format 3\0"
 _CONTENDED = (errno.EAGAIN, errno.EACCES)
 _UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, 524)
@@ -78,11 +81,11 @@ BLIND_NAP = 0.05
 _ECHOES = (0.00005, 0.0002, 0.001, 0.005)
 
 
-class WalDatabase(ProtocolError):  # noqa: N818
+class WalDatabase(ProtocolError):
     """The file is a database in WAL mode, whose readers and writers do not exclude each other."""
 
 
-class NotADatabase(ProtocolError):  # noqa: N818
+class NotADatabase(ProtocolError):
     """The file has content that is not an SQLite database's: filelock's processes could not lock it."""
 
 
@@ -125,7 +128,7 @@ class RangeClaim(Claim):
     wd = 0
     echo = 0
 
-    def __init__(self, line: Line, owner: object, write: bool) -> None:
+    def __init__(self, line: Any = None, owner: object = None, write: bool = True) -> None:
         self.line = line
         self.owner = owner
         self.write = write
@@ -144,6 +147,8 @@ class RangeClaim(Claim):
 
 class RangesEngine:
     """The engine of these files. One instance serves all of a process."""
+
+    claim_type = RangeClaim
 
     def __init__(self, ops: Ops, events: Events | None) -> None:
         self.ops = ops
@@ -274,7 +279,7 @@ class RangesEngine:
         self._live.discard(claim)
 
     def disown(self, claim: RangeClaim) -> None:
-        """In a forked child: a copy of the descriptor shares the parent's lock, and only closing it leaves that alone."""
+        """In a forked child: a copy of the descriptor shares the parent's lock; only closing it leaves that alone."""
         claim.parker = claim.instance = None
         claim.held = claim.announced = False
         self.ops.close_claim(claim)
@@ -302,7 +307,7 @@ class RangesEngine:
             trusted = self._trusted[directory] = self._events.trusts(directory)
             return trusted
 
-    async def try_acquire(self, io: IO, claim: RangeClaim, deadline: float) -> bool:  # noqa: ARG002
+    async def try_acquire(self, io: IO, claim: RangeClaim, deadline: float) -> bool:
         if not await io.call(self.attempt, claim):
             return False
         if claim.instance is not None:
@@ -326,10 +331,10 @@ class RangesEngine:
 
     def _nap(self, claim: RangeClaim) -> float:
         if claim.instance is None:
-            return random() * min(BLIND_NAP, 0.001 * float(2 ** min(claim.echo, 10)))  # noqa: S311
+            return random() * min(BLIND_NAP, 0.001 * float(2 ** min(claim.echo, 10)))
         if claim.echo < len(_ECHOES):  # a dying holder's close comes before its lock is free
             return _ECHOES[claim.echo]
-        return NAP * (0.75 + random() / 2)  # noqa: S311
+        return NAP * (0.75 + random() / 2)
 
     def _subscribe(self, io: IO, claim: RangeClaim) -> None:
         instance = self._events.shared() if self._events and self._trusts(claim.line.key) else None
@@ -339,9 +344,7 @@ class RangesEngine:
         if instance is None or claim.fd is None:
             return
         try:
-            claim.wd = instance.watch(
-                claim.fd, instance.CLOSED | instance.REPLACED, claim, claim.parker.unpark
-            )
+            claim.wd = instance.watch(claim.fd, instance.CLOSED | instance.REPLACED, claim, claim.parker.unpark)
             claim.instance = instance
         except OSError:  # no watches left: nap
             claim.echo = 1
@@ -357,10 +360,10 @@ class RangesEngine:
         """These locks have no queue."""
         raise UnsupportedError(f"{key}: a read-write lock on SQLite's ranges has no queue; leave fair out")
 
-    def claim(self, line: Line, owner: object, fair: bool) -> RangeClaim:  # noqa: ARG002
+    def claim(self, line: Line, owner: object, fair: bool) -> RangeClaim:
         return RangeClaim(line, owner, True)
 
-    def try_now(self, claim: RangeClaim, timeout: float) -> bool:  # noqa: ARG002
+    def try_now(self, claim: RangeClaim, timeout: float) -> bool:
         if not self.attempt(claim):
             return False
         claim.since = time.monotonic()
@@ -377,7 +380,7 @@ class RangesEngine:
 
         return Report(line.resource, self.traits.name, enforced=True, complete=False)
 
-    def blame(self, line: Line) -> tuple[Party | None, str]:  # noqa: ARG002
+    def blame(self, line: Line) -> tuple[Party | None, str]:
         return None, ""
 
 

@@ -49,6 +49,7 @@ from .ops import PIN, READ, Ops, kind, same, state
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
+    from typing import Any
 
     from ..._core.arbiter import Line
     from ..._model import IO, Parker
@@ -67,7 +68,7 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 FOREVER = float("inf")
 
 
-class LeaseMismatch(ProtocolError):  # noqa: N818 - a kind of ProtocolError
+class LeaseMismatch(ProtocolError):
     """Two contenders of one lease go by different durations."""
 
 
@@ -107,14 +108,16 @@ class MarkerClaim(Claim):
     wd = 0
     echo = 0
 
-    def __init__(self, line: Line, owner: object, terms: Terms) -> None:
+    def __init__(self, line: Any = None, owner: object = None, terms: Terms | None = None) -> None:
         self.line = line
         self.owner = owner
-        self.terms = terms
+        self.terms = Terms(records.plain(identity.me())) if terms is None else terms
 
 
 class MarkerEngine:
     """The engine of markers. One instance serves all of a process."""
+
+    claim_type = MarkerClaim
 
     def __init__(self, ops: Ops, events: Events | None) -> None:
         self.ops = ops
@@ -209,9 +212,7 @@ class MarkerEngine:
         if not mode & stat.S_IWUSR:  # no owner of a marker makes it so: it will never go away by itself
             raise _Unwritable(EACCES, "Permission denied", path)
 
-    def _judge(
-        self, claim: MarkerClaim, fd: int, status: os.stat_result, data: bytes
-    ) -> tuple[bool, int | None]:
+    def _judge(self, claim: MarkerClaim, fd: int, status: os.stat_result, data: bytes) -> tuple[bool, int | None]:
         """May this marker be broken, and which process of this host does it name?"""
         what, owner = records.parse(data)
         terms = claim.terms
@@ -351,10 +352,10 @@ class MarkerEngine:
 
     def _nap(self, claim: MarkerClaim) -> float:
         if claim.instance is None:
-            return random() * min(BLIND_NAP, 0.001 * float(2 ** min(claim.echo, 10)))  # noqa: S311
+            return random() * min(BLIND_NAP, 0.001 * float(2 ** min(claim.echo, 10)))
         if claim.echo < len(_ECHOES):
             return _ECHOES[claim.echo]
-        return NAP * (0.75 + random() / 2)  # noqa: S311
+        return NAP * (0.75 + random() / 2)
 
     def _subscribe(self, io: IO, claim: MarkerClaim) -> None:
         path = claim.line.key
@@ -400,7 +401,7 @@ class MarkerEngine:
         raise UnsupportedError(f"{key}: a marker has no queue of waiters; leave fair out")
 
     def claim(self, line: Line, owner: object, fair: bool) -> MarkerClaim:
-        return MarkerClaim(line, owner, Terms(records.plain(identity.me())))
+        return MarkerClaim(line, owner)
 
     def try_now(self, claim: MarkerClaim, timeout: float) -> bool:
         if not self.attempt(claim):
@@ -450,7 +451,7 @@ class MarkerEngine:
         return Party(owner.pid, host=owner.hostname), ""
 
 
-class _Unwritable(PermissionError):  # noqa: N818
+class _Unwritable(PermissionError):
     """A marker without write permission for its owner."""
 
 

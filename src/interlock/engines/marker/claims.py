@@ -201,7 +201,11 @@ class StrictClaims:
         if not stat.S_ISDIR(found.st_mode):
             raise ClaimsError(None, f"{directory} is not a real directory")
         above = os.stat(os.path.dirname(directory) or os.curdir)
-        if sys.platform != "win32" and above.st_mode & stat.S_ISVTX and found.st_uid not in (os.geteuid(), above.st_uid):
+        if (
+            sys.platform != "win32"
+            and above.st_mode & stat.S_ISVTX
+            and found.st_uid not in (os.geteuid(), above.st_uid)
+        ):
             raise ClaimsError(None, f"{directory} belongs to uid {found.st_uid}, who could take its claims away")
 
     def _sentinel(self, unchanged_for: object) -> int | None:

@@ -16,8 +16,8 @@ generation: clocks of different hosts are never compared.
 
 Finding the newest: listings may be served from a cache (NFS), so there is also `HEAD`, a copy of the newest that is
 renamed into place after each commit; it may lag but never leads. From the best that is known the numbers are tried
-upwards. `epoch` is a random name of the log: a log that was removed and begun anew must not be continued from memory. Only
-the last WINDOW generations are kept; a commit into a number that was freed before is refused.
+upwards. `epoch` is a random name of the log: one that was removed and begun anew must not be continued from memory.
+Only the last WINDOW generations are kept; a commit into a number that was freed before is refused.
 
 Names and records are those of filelock's `SoftReadWriteLock` (since 3.33), whose processes take part.
 """
@@ -50,12 +50,17 @@ _MAGIC = "filelock-rw/1"
 _TOKEN = re.compile(r"[0-9a-f]{32}")
 _GENERATION = re.compile(r"[0-9]{20}", re.ASCII)
 _MAX_SIZE = 1 << 20
-_SAFE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_SAFE = (
+    getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_NONBLOCK", 0)
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_BINARY", 0)
+)
 _GONE = (errno.ENOENT, errno.ESTALE)
 _NO_LINKS = {errno.ENOSYS, errno.EXDEV, errno.EOPNOTSUPP, getattr(errno, "ENOTSUP", errno.EOPNOTSUPP)}
 
 
-class TreeReplaced(UnsafePathError):  # noqa: N818
+class TreeReplaced(UnsafePathError):
     """Something else stands where the directories of the log were."""
 
 
@@ -311,7 +316,7 @@ class Log:
         return 0 if found is None else found.generation
 
     def commit(self, next_one: Snapshot) -> bool:
-        """Publish the successor of what was read last. False: somebody was faster, or the log is another one; read again."""
+        """Publish the successor of what was read last. False: somebody was faster, or it is another log."""
         generation, data = next_one.generation, next_one.encode()
         if self.tree.read(self._epoch_file) != self._epoch or not self._continues(generation):
             return False
