@@ -33,7 +33,7 @@ class _BaseHold:
 
     @property
     def resource(self) -> str:
-        """What is locked, as the user named it."""
+        """What is locked, as it was first named in this process."""
         return (self._claim or self._was).line.resource
 
     @property

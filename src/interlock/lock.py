@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import fspath
 from time import monotonic
 
 from ._core.acquire import acquire, run
@@ -36,7 +37,7 @@ _UNSET: Final[Unset] = object()  # type: ignore[assignment]
 class _BaseLock:
     """The options of a lock and what both worlds share. Not a lock by itself."""
 
-    __slots__ = ("__weakref__", "_blocks", "_entered", "_fair", "_line", "_timeout")
+    __slots__ = ("__weakref__", "_blocks", "_entered", "_fair", "_line", "_resource", "_timeout")
     _reentrant = False
 
     def __init__(
@@ -66,11 +67,12 @@ class _BaseLock:
         self._timeout = seconds(timeout)
         self._fair = fair
         self._line = resolve(target, fair=fair, ttl=ttl, primitive=primitive)
+        self._resource = fspath(target)
 
     @property
     def resource(self) -> str:
         """What is locked, as the user named it."""
-        return self._line.resource
+        return self._resource
 
     @property
     def held(self) -> bool:
@@ -117,12 +119,14 @@ class _BaseLock:
         return f"<{type(self).__name__} {self.resource!r} {state}>"
 
     def __reduce__(self) -> tuple[object, ...]:
+        # A relative path means the same file wherever it is unpickled.
+        target = self._resource if "://" in self._resource else self._line.key
         timeout = None if self._timeout == FOREVER else self._timeout
-        return _rebuild, (type(self), self._line.resource, timeout, self._fair)
+        return _rebuild, (type(self), target, timeout, self._fair)
 
 
-def _rebuild(kind: type[_BaseLock], resource: str, timeout: float | None, fair: bool) -> _BaseLock:
-    return kind(resource, timeout=timeout, fair=fair)
+def _rebuild(kind: type[_BaseLock], target: str, timeout: float | None, fair: bool) -> _BaseLock:
+    return kind(target, timeout=timeout, fair=fair)
 
 
 def _abandon(claim: Claim) -> None:
