@@ -45,6 +45,8 @@ def canonical(path: str) -> str:
 
 def lock_path(path: str) -> str:
     """`canonical`, of a path that names a file; for others, what the kernel would say."""
+    if "\0" in path:
+        raise ValueError("embedded null byte")
     resolved = canonical(path)
     if resolved.endswith(os.sep):
         number = errno.EISDIR if path else errno.ENOENT

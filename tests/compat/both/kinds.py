@@ -68,8 +68,9 @@ def strict(see: See, directory: str, kind: Any) -> None:
     lock = kind(path)
     see.note("free", [lock.claims, lock.lock_path_occupant])
     with lock:
-        (claim,) = lock.claims
-        see.note("claim", [claim.state, claim.pid, claim.hostname.split("?")[0], bool(claim.token)])
+        for claim in sorted(lock.claims, key=lambda claim: claim.state):
+            host = claim.hostname.split("?")[0]
+            see.note(f"claim {claim.state}", [claim.pid, host, bool(claim.token), claim.start is None])
         see.note("occupant", lock.lock_path_occupant)
     see.note("after", lock.claims)
     see("break a path", lock.force_break, "../x")

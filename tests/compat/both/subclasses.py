@@ -15,11 +15,12 @@ def subclasses(see: See, directory: str, kind: Any) -> None:
 
     class Extra(kind):  # type: ignore[misc]
         def __init__(self, lock_file: str, timeout: float = -1, *, own: int = 0, **others: Any) -> None:
-            super().__init__(lock_file, timeout, **others)
+            super().__init__(lock_file, timeout=timeout, **others)
             self.own = own
 
     lock = see("extra", Extra, path, own=3, timeout=2)
-    see.note("extra has", [lock.own, lock.timeout, lock.mode])
+    if lock is not None:
+        see.note("extra has", [lock.own, lock.timeout, lock.mode])
     see("extra default", lambda: Extra(path).timeout)
 
     class Narrow(kind):  # type: ignore[misc]
@@ -33,7 +34,7 @@ def subclasses(see: See, directory: str, kind: Any) -> None:
 
     class Default(kind):  # type: ignore[misc]
         def __init__(self, lock_file: str, timeout: float = 9) -> None:
-            super().__init__(lock_file, timeout)
+            super().__init__(lock_file, timeout=timeout)
 
     see("own default", lambda: Default(path).timeout)
     log: list[str] = []
