@@ -191,7 +191,8 @@ class Fleet:
         """SIGKILL somebody, wherever it is. What its own release may still do is looked at while it is stopped: old
         filelock, between its close and its blind unlink, must not be replaced by a new holder; and a marker that it
         leaves empty can be told from a live one by nobody but us, who play the operator."""
-        assert sys.platform != "win32"
+        if sys.platform == "win32":
+            raise NotImplementedError
         holding = [each for each in self._workers if _last(each) in (b"r", b"w")]
         victim = self._chance.choice(holding if holding and self._chance.random() < 0.7 else self._workers)
         pid = victim.process.pid

@@ -218,7 +218,8 @@ def test_a_zombie_is_dead(tmp_path: Path) -> None:
     assert not marker.engine().attempt(claim)
     assert process.stdin is not None
     process.stdin.close()
-    assert sys.platform == "linux"
+    if sys.platform != "linux":
+        raise NotImplementedError
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays a zombie
     assert identity.proven_dead(process.pid, identity.host(), token)
     assert marker.engine().attempt(claim)
