@@ -194,14 +194,15 @@ class MarkerEngine:
             claim.found = (status.st_dev, status.st_ino)
             data = ops.read(judged, records.MAX_SIZE + 1)
             breakable, owner = self._judge(claim, judged, status, data)
-            if not breakable:
-                return True
-            if takeover.take_over(ops, claim, judged, status, owner):
+            if breakable and takeover.take_over(ops, claim, judged, status, owner):
                 self._seen.pop(path, None)
                 return False
-            return True
         finally:
             ops.close(judged)
+        if sys.platform == "win32" and records.parse(data)[0] in ("owner", "empty", "released", "torn"):
+            # A holder keeps its marker open, and what is open cannot be removed there: that it can is the proof.
+            return not ops.unlink_closed(path, status, 1)
+        return True
 
     def _refuse(self, path: str, status: os.stat_result) -> None:
         mode = status.st_mode
@@ -270,10 +271,13 @@ class MarkerEngine:
             takeover.settle(self.ops, claim)
         fd = claim.fd
         if fd is not None:
+            mine = self.ops.fstat(fd) if sys.platform == "win32" else None
             try:
                 self._remove(claim.line.key, fd)
             finally:
                 error = self.ops.close_claim(claim)
+                if mine is not None:
+                    self.ops.unlink_closed(claim.line.key, mine)
         self._live.discard(claim)
         return error
 

@@ -130,6 +130,20 @@ class Ops:
 
     # ---- made of these
 
+    def unlink_closed(self, path: str, mine: os.stat_result, tries: int = 10) -> bool:
+        """Windows: remove a file that nobody has open. Its closing is finished some time after the call returned."""
+        for attempt in range(tries):
+            try:
+                if not same(self.lstat(path), mine):
+                    return False
+                self.unlink(path)
+                return True
+            except FileNotFoundError:
+                return False
+            except OSError:
+                self.sleep(0.001 * 2**attempt if attempt + 1 < tries else 0.0)
+        return False
+
     def create(self, claim: MarkerClaim, path: str, mode: int) -> None:
         """Make the file at `path`; the claim owns its descriptor from the instant that it exists (see the
         kernel engine on descriptors and signals)."""
