@@ -270,7 +270,7 @@ def test_an_empty_marker_of_ours_is_broken_when_nobody_has_it_open(tmp_path: Pat
     if not engine.trusts(str(path)):
         pytest.skip("a filesystem whose users are not all on this host")
     claim = claim_on(path)
-    fd = os.open(path, marker.ops.CREATE, 0o644 | marker._BORN)
+    fd = os.open(path, marker.ops.CREATE, 0o644 | marker.stake.BORN)
     assert not engine.attempt(claim)  # its maker may be about to write
     os.close(fd)
     assert engine.attempt(claim)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-    from ..engines.marker.generations import Participant
+    from ..engines.marker.members import Participant
     from .soft_lease import LeaseCompromise
 
 __all__ = [

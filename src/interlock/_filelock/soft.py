@@ -25,19 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["MarkerSoftFileLock", "OwnerMode", "OwnerRecord", "SoftFileLock"]
 
-_open = os.open
-
-
-class _LateOps(Ops):
-    @staticmethod
-    def open(path: str, flags: int, mode: int = 0o777) -> int:
-        return os.open(path, flags, mode)
-
-
-def _engine() -> marker.MarkerEngine:
-    """The process's engine; or one that calls `os.open` by name, where a dependent's test has replaced that to fail."""
-    return marker.engine() if os.open is _open else marker.MarkerEngine(_LateOps(), None)
-
 
 class SoftFileLock(BaseFileLock):
     """A lock that is held while a file exists, for filesystems whose own locks do not exclude.
@@ -93,7 +80,7 @@ class SoftFileLock(BaseFileLock):
     def _grab(self, context: FileLockContext, claim: Claim) -> bool:
         assert isinstance(claim, MarkerClaim)
         try:
-            if not _engine().attempt(claim):
+            if not marker.engine().attempt(claim):
                 return False
         except LockError as error:
             raise translated(error, context.lock_file) from error
@@ -124,7 +111,7 @@ class SoftFileLock(BaseFileLock):
         if claim is None:
             claim = context.claim = self._claim(context, self._lock_path)
         assert isinstance(claim, MarkerClaim)
-        if _engine().attempt(claim):
+        if marker.engine().attempt(claim):
             context.lock_file_fd = claim.fd
 
     async def _nap(self, io: IO, until: float, poll_interval: float) -> None:

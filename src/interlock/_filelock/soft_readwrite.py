@@ -16,7 +16,8 @@ from .._core.acquire import acquire, run
 from .._errors import LockError
 from .._io.blocking import io as thread_io
 from ..engines.marker.claims import ClaimsError
-from ..engines.marker.generations import Log, Participant, Tree, Watcher
+from ..engines.marker.generations import Log, Tree
+from ..engines.marker.members import Participant, Watcher
 from . import options, state
 from .api import AcquireReturnProxy
 from .errors import SoftFileLockProtocolError, Timeout, translated

@@ -42,19 +42,19 @@ from time import monotonic
 
 from ..._core import fork
 from ..._errors import ProtocolError, UnsafePathError
-from ..._model import Claim, Traits
+from ..._model import Traits
 from . import identity, records, takeover
 from .ops import PIN, READ, Ops, kind, same, state
+from .stake import BORN, FOREVER, MarkerClaim, Terms
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
-    from typing import Any
 
     from ..._core.arbiter import Line
-    from ..._model import IO, Parker
+    from ..._model import IO
     from ..._report import Party, Report
-    from ...engines.kernel import Events, Instance
+    from ...engines.kernel import Events
 
 __all__ = ["LeaseMismatch", "MarkerClaim", "MarkerEngine", "Terms", "engine"]
 
@@ -62,56 +62,11 @@ TORN = 2.0
 NAP = 1.0
 BLIND_NAP = 0.05
 _ECHOES = (0.0001, 0.0005, 0.002, 0.01, 0.05)
-_BORN = stat.S_ISVTX if sys.platform == "linux" else 0
 _CLOSE_WRITE = 0x8  # IN_CLOSE_WRITE alone: readers of the marker come and go
-_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
-FOREVER = float("inf")
 
 
 class LeaseMismatch(ProtocolError):
     """Two contenders of one lease go by different durations."""
-
-
-class Terms:
-    """What a contender writes, and on which terms it breaks others' markers."""
-
-    __slots__ = ("born", "duration", "explicit", "lifetime", "mode", "record")
-
-    def __init__(
-        self,
-        record: bytes,
-        mode: int = 0o666,
-        explicit: bool = False,
-        lifetime: float | None = None,
-        duration: float | None = None,
-    ) -> None:
-        self.record = record
-        # Contenders act on what the marker says: nobody else may write it.
-        self.mode = mode & ~_OTHERS_WRITE
-        self.born = self.mode | _BORN
-        self.explicit = explicit
-        self.lifetime = lifetime
-        self.duration = duration
-
-
-class MarkerClaim(Claim):
-    """A stake in a marker. `fd` is our own marker; `aside` its name while a take-over is under way."""
-
-    fd: int | None = None
-    aside = ""
-    terms: Terms
-    found: tuple[int, int] | None = None  # (device, inode) of the marker that is in the way
-    due = FOREVER  # when the marker in the way may become breakable by standing still
-    parker: Parker | None = None
-    instance: Instance | None = None
-    watched: tuple[int, int] | None = None
-    wd = 0
-    echo = 0
-
-    def __init__(self, line: Any = None, owner: object = None, terms: Terms | None = None) -> None:
-        self.line = line
-        self.owner = owner
-        self.terms = Terms(records.plain(identity.me())) if terms is None else terms
 
 
 class MarkerEngine:
@@ -227,7 +182,7 @@ class MarkerEngine:
         if what == "torn":
             return self._stood_still(claim, status, TORN), records.breaker(data)
         if what == "empty":
-            born = bool(_BORN and status.st_mode & _BORN)
+            born = bool(BORN and status.st_mode & BORN)
             return born and self.trusts(claim.line.key) and self.ops.nobody_writes(fd), None
         if owner is None or owner.mode == "unknown":
             return False, None

@@ -30,24 +30,15 @@ import re
 import secrets
 import stat
 import sys
-from math import isfinite
-from time import monotonic
 
-from ..._errors import ProtocolError, UnsafePathError
-from . import identity
+from ..._errors import UnsafePathError
 from .claims import ClaimsError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Literal
-
-    Mode = Literal["read", "write"]
-
-__all__ = ["Log", "Participant", "Snapshot", "TreeReplaced"]
+__all__ = ["MAGIC", "TOKEN", "Log", "Snapshot", "Tree", "TreeReplaced"]
 
 WINDOW = 64
-_MAGIC = "filelock-rw/1"
-_TOKEN = re.compile(r"[0-9a-f]{32}")
+MAGIC = "filelock-rw/1"
+TOKEN = re.compile(r"[0-9a-f]{32}")
 _GENERATION = re.compile(r"[0-9]{20}", re.ASCII)
 _MAX_SIZE = 1 << 20
 _SAFE = (
@@ -79,7 +70,7 @@ class Snapshot:
         return self.readers if self.writer is None else self.readers | {self.writer}
 
     def encode(self) -> bytes:
-        lines = [_MAGIC, f"generation={self.generation}"]
+        lines = [MAGIC, f"generation={self.generation}"]
         if self.writer is not None:
             lines.append(f"writer={self.writer}")
         lines += [f"reader={token}" for token in sorted(self.readers)]
@@ -96,15 +87,15 @@ def parse(data: bytes) -> Snapshot | None:
     generation: int | None = None
     writer: str | None = None
     readers: set[str] = set()
-    if magic != _MAGIC:
+    if magic != MAGIC:
         return None
     for line in lines:
         key, _, value = line.partition("=")
         if key == "generation" and generation is None and re.fullmatch(r"0|[1-9][0-9]{0,19}", value, re.ASCII):
             generation = int(value)
-        elif key == "writer" and writer is None and _TOKEN.fullmatch(value):
+        elif key == "writer" and writer is None and TOKEN.fullmatch(value):
             writer = value
-        elif key == "reader" and value not in readers and _TOKEN.fullmatch(value):
+        elif key == "reader" and value not in readers and TOKEN.fullmatch(value):
             readers.add(value)
         else:
             return None
@@ -301,7 +292,7 @@ class Log:
 
     def _whole_epoch(self) -> bytes | None:
         epoch = self._epoch
-        whole = epoch is not None and epoch.endswith(b"\n") and _TOKEN.fullmatch(epoch[:-1].decode("ascii", "replace"))
+        whole = epoch is not None and epoch.endswith(b"\n") and TOKEN.fullmatch(epoch[:-1].decode("ascii", "replace"))
         return epoch if whole else None
 
     def _head_record(self) -> bytes | None:
@@ -370,190 +361,3 @@ class Log:
             oldest -= 1
         for generation in range(oldest, last + 1):  # upwards: what is left stays without holes
             self.tree.unlink(self._path(generation))
-
-
-class Watcher:
-    """For how long each record has stood still before this process's eyes."""
-
-    def __init__(self) -> None:
-        self._seen: dict[str, tuple[bytes | None, float]] = {}
-
-    def still_for(self, key: str, value: bytes | None, asked: float) -> float:
-        """`asked`: the time before the value was read, so that a pause in between counts for nobody's death."""
-        seen = self._seen.get(key)
-        if seen is None or seen[0] != value:
-            self._seen[key] = (value, monotonic())
-            return 0.0
-        return asked - seen[1]
-
-    def forget(self, key: str) -> None:
-        self._seen.pop(key, None)
-
-    def keep_only(self, keys: set[str]) -> None:
-        self._seen = {key: seen for key, seen in self._seen.items() if key in keys}
-
-
-class Participant:
-    """One acquisition, from its record to its leaving. `advance` until it says True, then `heartbeat`, then `leave`."""
-
-    def __init__(self, log: Log, watcher: Watcher, mode: Mode, threshold: float) -> None:
-        self.token = secrets.token_hex(16)
-        self.mode = mode
-        self.generation: int | None = None
-        self._log = log
-        self._tree = log.tree
-        self._watcher = watcher
-        self._threshold = threshold
-        self._record_of: tuple[int, int] | None = None
-        self._entered = False
-        self._next_sweep = monotonic()
-
-    def publish(self) -> None:
-        self._tree.make()
-        self._create_record()
-
-    def _create_record(self) -> None:
-        try:
-            self._record_of = self._tree.create(self._holder(self.token), self._record(), durable=False)
-        except FileNotFoundError:  # the whole log was removed
-            self._tree.make()
-            self._record_of = self._tree.create(self._holder(self.token), self._record(), durable=False)
-
-    def _holder(self, token: str) -> str:
-        return os.path.join(self._tree.holders, token)
-
-    def _record(self) -> bytes:
-        pid, host, _ = identity.me()
-        return (
-            f"{_MAGIC}\ntoken={self.token}\npid={pid}\nhost={host}\nlease={self._threshold!r}\n"
-            f"nonce={secrets.token_hex(16)}\n"
-        ).encode("ascii")
-
-    def _refresh(self) -> bool:
-        if self._record_of is None:
-            return False
-        return self._tree.overwrite(self._holder(self.token), self._record(), self._record_of)
-
-    def advance(self) -> bool:
-        """Take what steps can be taken. True: held."""
-        self._tree.check()
-        for _ in range(4):  # a lost race is no reason to wait
-            done = self._step()
-            if done is not None:
-                return done
-        return False
-
-    def _step(self) -> bool | None:
-        """True: held. False: others are in the way. None: somebody was faster."""
-        now = self._log.newest()
-        self._entered = self.token in now.members  # an answer may have been lost, or others put us out
-        if not self._refresh():
-            try:
-                self._create_record()
-            except FileExistsError:
-                pass
-        self._sweep(now)
-        dead = frozenset(token for token in now.members - {self.token} if self._stands_still(token))
-        writer = None if now.writer in dead else now.writer
-        readers = now.readers - dead
-        if not self._entered:
-            if writer is not None:
-                if dead:
-                    self._commit(now, writer, readers, dead)
-                return False
-            if self.mode == "write":
-                writer = self.token
-            else:
-                readers |= {self.token}
-        granted = self.mode == "read" or not readers
-        if self._entered and not dead and not granted:
-            return False
-        generation = self._commit(now, writer, readers, dead)
-        if generation is None:
-            return None
-        self._entered = True
-        if granted:
-            self.generation = generation
-        return granted
-
-    def _commit(self, now: Snapshot, writer: str | None, readers: frozenset[str], dead: frozenset[str]) -> int | None:
-        generation = now.generation + 1
-        if not self._log.commit(Snapshot(generation, writer, readers)):
-            return None
-        for token in dead:
-            self._tree.unlink(self._holder(token))
-            self._watcher.forget(token)
-        return generation
-
-    def _stands_still(self, token: str) -> bool:
-        return self._outlived(token, self._holder(token))
-
-    def _outlived(self, key: str, path: str) -> bool:
-        asked = monotonic()
-        record = self._tree.read(path)
-        return self._watcher.still_for(key, record, asked) >= max(self._threshold, _lease(record))
-
-    def _sweep(self, now: Snapshot) -> None:
-        """Collect what a crash left behind: records that no generation names, private files."""
-        if monotonic() < self._next_sweep:
-            return
-        self._next_sweep = monotonic() + self._threshold / 2
-        watched = set(now.members)
-        leftovers = [
-            (f"holder:{name}", self._holder(name))
-            for name in self._tree.names(self._tree.holders)
-            if _TOKEN.fullmatch(name) and name != self.token and name not in now.members
-        ] + [
-            (f"private:{name}", os.path.join(self._tree.generations, name))
-            for name in self._tree.names(self._tree.generations)
-            if name.startswith(".commit-")
-        ]
-        for key, path in leftovers:
-            watched.add(key)
-            if self._outlived(key, path):
-                self._tree.unlink(path)
-                self._watcher.forget(key)
-        self._watcher.keep_only(watched)
-
-    def heartbeat(self) -> tuple[str, OSError | None]:
-        """Refresh, and see whether we are still named: "ok", "lost", or "transient" with the error."""
-        try:
-            self._tree.check()
-            if not self._refresh():
-                return "lost", None
-        except (TreeReplaced, FileNotFoundError):
-            return "lost", None
-        except OSError as error:
-            return "transient", error
-        try:
-            now = self._log.newest()
-            self._sweep(now)
-        except (OSError, ProtocolError, UnsafePathError):  # says nothing about us
-            return "ok", None
-        return ("ok" if self.token in now.members else "lost"), None
-
-    def leave(self) -> None:
-        """Take ourselves out of the newest generation, and our record away."""
-        try:
-            self._tree.check()
-            while self.token in (now := self._log.newest()).members:
-                writer = None if now.writer == self.token else now.writer
-                if self._log.commit(Snapshot(now.generation + 1, writer, now.readers - {self.token})):
-                    break
-        except (TreeReplaced, FileNotFoundError):  # there is nothing left to leave
-            pass
-        finally:
-            self._entered = False
-            self.generation = None
-            self._tree.unlink(self._holder(self.token))
-
-
-def _lease(record: bytes | None) -> float:
-    """How long the writer of a record may be silent by its own account; 0.0 if it does not say."""
-    found = re.search(rb"^lease=([^\n]+)$", record or b"", re.MULTILINE)
-    try:
-        text = found[1].decode("ascii") if found else ""
-        lease = float(text)
-    except ValueError:
-        return 0.0
-    return lease if isfinite(lease) and lease > 0 and repr(lease) == text else 0.0

@@ -147,7 +147,7 @@ class Ops:
     def create(self, claim: MarkerClaim, path: str, mode: int) -> None:
         """Make the file at `path`; the claim owns its descriptor from the instant that it exists (see the
         kernel engine on descriptors and signals)."""
-        for claim.fd in map(self.open, (path,), (CREATE,), (mode,)):
+        for claim.fd in map(os.open, (path,), (CREATE,), (mode,)):  # by name: dependents' tests replace it
             break
 
     def close_claim(self, claim: MarkerClaim) -> OSError | None:
