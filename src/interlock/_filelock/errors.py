@@ -51,7 +51,7 @@ class Cancelled(Timeout):
         return f"{super().__str__()} Its cancel_check asked to give up."
 
 
-class FlockMissing(NotImplementedError, OSError):
+class FlockMissing(OSError, NotImplementedError):
     """flock(2) answered ENOSYS. Old filelock raised NotImplementedError here, new filelock an OSError: it is both."""
 
 

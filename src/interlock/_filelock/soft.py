@@ -18,6 +18,8 @@ from .errors import translated
 from .meta import lock_path
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from .._core.acquire import Stake
     from .._core.arbiter import Line
     from .._model import IO, Claim

@@ -31,6 +31,28 @@ from .version import version
 if TYPE_CHECKING:
     from typing import Any
 
+    from .._filelock.async_ import (
+        AsyncAcquireReturnProxy,
+        AsyncUnixFileLock,
+        AsyncWindowsFileLock,
+        BaseAsyncFileLock,
+    )
+    from .._filelock.async_readwrite import (
+        AsyncAcquireReadWriteReturnProxy,
+        AsyncAcquireSoftReadWriteReturnProxy,
+        AsyncReadWriteLock,
+        AsyncSoftReadWriteLock,
+    )
+    from .._filelock.async_soft import AsyncSoftFileLease, AsyncSoftFileLock, AsyncStrictSoftFileLock
+    from .._filelock.readwrite import ReadWriteLock
+    from .._filelock.soft import MarkerSoftFileLock, OwnerMode, OwnerRecord, SoftFileLock
+    from .._filelock.soft_lease import CompromiseReason, LeaseCompromise, SoftFileLease
+    from .._filelock.soft_readwrite import SoftReadWriteLock
+    from .._filelock.soft_strict import StrictSoftFileClaim, StrictSoftFileClaimState, StrictSoftFileLock
+    from . import asyncio
+
+    AsyncFileLock = AsyncWindowsFileLock if sys.platform == "win32" else AsyncUnixFileLock
+
 __version__ = version
 
 __all__ = [  # most of them lazy
