@@ -37,6 +37,8 @@ from interlock.filelock import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+if sys.platform == "win32":
+    pytest.skip("these tests speak flock(2) and fork; test_differential runs here", allow_module_level=True)
 
 @pytest.fixture
 def path(tmp_path: Path) -> str:

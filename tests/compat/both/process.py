@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -84,6 +85,7 @@ def threads(see: See, directory: str, kind: Any) -> None:
 
 @case(*SYNC)
 def forks(see: See, directory: str, kind: Any) -> None:
+    assert sys.platform != "win32"
     path = os.path.join(directory, "a.lock")
     unheld, lock = kind(os.path.join(directory, "b.lock")), kind(path)
     lock.acquire()
@@ -125,6 +127,7 @@ def bad_paths(see: See, directory: str, kind: Any) -> None:
 
 @case(*NATIVE)
 def native(see: See, directory: str, kind: Any) -> None:
+    assert sys.platform != "win32"
     path = os.path.join(directory, "a.lock")
     old = os.umask(0o022)
     with kind(path):
