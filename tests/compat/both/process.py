@@ -85,7 +85,8 @@ def threads(see: See, directory: str, kind: Any) -> None:
 
 @case(*SYNC)
 def forks(see: See, directory: str, kind: Any) -> None:
-    assert sys.platform != "win32"
+    if sys.platform == "win32":
+        return
     path = os.path.join(directory, "a.lock")
     unheld, lock = kind(os.path.join(directory, "b.lock")), kind(path)
     lock.acquire()
@@ -127,7 +128,8 @@ def bad_paths(see: See, directory: str, kind: Any) -> None:
 
 @case(*NATIVE)
 def native(see: See, directory: str, kind: Any) -> None:
-    assert sys.platform != "win32"
+    if sys.platform == "win32":
+        return
     path = os.path.join(directory, "a.lock")
     old = os.umask(0o022)
     with kind(path):
