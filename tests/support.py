@@ -26,3 +26,12 @@ def need_module(name: str) -> None:
         import_module(name)
     else:
         pytest.importorskip(name)
+
+
+def need_root() -> None:
+    """For tests with files and processes of several users."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        reason = "needs root, to be two users"
+        if os.environ.get("INTERLOCK_REQUIRE_ALL"):
+            pytest.fail(reason + ", and INTERLOCK_REQUIRE_ALL is set")
+        pytest.skip(reason)
