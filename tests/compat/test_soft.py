@@ -264,14 +264,18 @@ def test_a_released_marker_is_free_at_once(tmp_path: Path) -> None:
 
 
 @linux
-def test_an_empty_marker_of_ours_is_broken_when_nobody_has_it_open(tmp_path: Path) -> None:
+def test_an_empty_marker_of_ours_is_broken_when_nobody_has_it_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(marker, "TORN", 0.0)
     path = tmp_path / "a.lock"
     engine = marker.engine()
-    if not engine.trusts(str(path)):
-        pytest.skip("a filesystem whose users are not all on this host")
+    if not engine._sees_all_writers(str(path)):
+        pytest.skip("a filesystem whose users are not all seen")
     claim = claim_on(path)
     fd = os.open(path, marker.ops.CREATE, 0o644 | marker.stake.BORN)
-    assert not engine.attempt(claim)  # its maker may be about to write
+    for _ in range(3):
+        assert not engine.attempt(claim)  # its maker may be about to write
     os.close(fd)
     assert engine.attempt(claim)
     engine.drop(claim)

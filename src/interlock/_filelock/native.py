@@ -143,7 +143,8 @@ class EngineLock(BaseFileLock):
             if self.has_explicit_mode or not _has_flock(path):
                 self._create(path)
             return
-        if stat.S_ISREG(status.st_mode) and not _is_read_only(path):
+        # Asked again: the file may have been created since the first answer.
+        if stat.S_ISREG(status.st_mode) and not os.access(path, os.W_OK) and not _is_read_only(path):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), self.lock_file)
 
     def _create(self, path: str) -> None:

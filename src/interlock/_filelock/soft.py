@@ -10,7 +10,6 @@ from .._errors import LockError
 from .._io.blocking import io as thread_io
 from ..engines import marker
 from ..engines.marker import MarkerClaim, Terms, identity, records
-from ..engines.marker.ops import Ops
 from ..engines.marker.records import OwnerMode, OwnerRecord
 from . import options, state
 from .api import BaseFileLock, HookStake
@@ -18,8 +17,6 @@ from .errors import translated
 from .meta import lock_path
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from .._core.acquire import Stake
     from .._core.arbiter import Line
     from .._model import IO, Claim

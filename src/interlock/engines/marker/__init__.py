@@ -18,10 +18,10 @@ A contender may break a marker only with proof, and only in the way of `takeover
 - its owner wrote that it let go;
 - it is a lease, and this contender has watched it stand still for its duration, on its own monotonic clock;
 - it is torn (a crash in the middle of writing) and has stood still for TORN seconds;
-- it is empty, was made by this engine, and no process has it open for writing. Between the creation of the
-  file and the writing of its record a kill leaves an empty marker. Others make empty markers too (filelock
-  before 3.22 never writes), which mean a holder for as long as they are there. Ours are born with the sticky
-  bit, which means nothing on a file; and as we remove the file before we close it, an empty sticky one that
+- it is empty, was made by this engine, has stood still for TORN seconds, and no process has it open for writing.
+  Between the creation of the file and the writing of its record a kill leaves an empty marker. Others make empty markers too
+  (filelock before 3.22 never writes), which mean a holder for as long as they are there. Ours are born with the
+  sticky bit, which means nothing on a file; and as we remove the file before we close it, an empty sticky one that
   nobody has open is a dead owner's;
 - the contender was told that age is proof (`lifetime`).
 
@@ -43,6 +43,7 @@ from time import monotonic
 from ..._core import fork
 from ..._errors import ProtocolError, UnsafePathError
 from ..._model import Traits
+from ..._wait.mounts import fstype
 from . import identity, records, takeover
 from .ops import PIN, READ, Ops, kind, same, state
 from .stake import BORN, FOREVER, MarkerClaim, Terms
@@ -183,7 +184,9 @@ class MarkerEngine:
             return self._stood_still(claim, status, TORN), records.breaker(data)
         if what == "empty":
             born = bool(BORN and status.st_mode & BORN)
-            return born and self.trusts(claim.line.key) and self.ops.nobody_writes(fd), None
+            if not born or not self._sees_all_writers(claim.line.key):
+                return False, None
+            return self._stood_still(claim, status, TORN) and self.ops.nobody_writes(fd), None
         if owner is None or owner.mode == "unknown":
             return False, None
         if identity.proven_dead(owner.pid, owner.hostname, owner.start):
@@ -294,6 +297,10 @@ class MarkerEngine:
         except KeyError:
             trusted = self._trusted[directory] = self._events.trusts(directory)
             return trusted
+
+    def _sees_all_writers(self, path: str) -> bool:
+        """Is there one inode for a file here, whoever opens it? An overlay has one of its own above the real one."""
+        return self.trusts(path) and fstype(dirname(path)) != "overlay"
 
     async def wait(self, io: IO, claim: MarkerClaim, until: float) -> None:
         """Until the marker in the way may be gone, at most until `until`. The first call only subscribes: try

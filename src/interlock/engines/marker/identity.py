@@ -15,8 +15,8 @@ What counts as proof, and what does not:
   starttime alone.
 - A zombie: dead, its descriptors are closed and it never runs again. But a *leader* that ended before its
   threads is a zombie too, while the process lives on: only with a thread count of 1 is it the end.
-- Another host, a pid that may not be signalled, an unreadable /proc, a time namespace with an offset (it
-  shifts starttime): nothing is known, and that means alive.
+- Another host, a pid that may not be signalled, a /proc that is unreadable or another pid namespace's (its numbers are
+  other processes'), a time namespace with an offset (it shifts starttime): nothing is known, and that means alive.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ _NAME_MAX = 253
 _DIGEST = 8
 
 _mine: dict[str, Identity] = {}
+_proc: dict[str, bool] = {}
 _boot: list[int] = []
 
 
@@ -49,8 +50,13 @@ def me() -> Identity:
     return found
 
 
+def _forget() -> None:
+    _mine.clear()
+    _proc.clear()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_mine.clear)
+    os.register_at_fork(after_in_child=_forget)
 
 
 def host() -> str:
@@ -137,7 +143,7 @@ def own_start() -> int | None:
 
 def start_token(pid: int) -> int | None:
     """When a process began, in a form that no other process on this host ever has with the same pid."""
-    if not _LINUX or not _unshifted():
+    if not _LINUX or not _proc_is_ours() or not _unshifted():
         return None
     fields = _stat(pid)
     return None if fields is None else _boot_id() << 64 | int(fields[19])
@@ -153,8 +159,18 @@ def _stat(pid: int) -> list[bytes] | None:
     return fields if len(fields) > 19 and fields[19].isdigit() else None
 
 
+def _proc_is_ours() -> bool:
+    """Do the numbers in /proc mean to the kernel what pids mean to us?"""
+    if "self" not in _proc:
+        try:
+            _proc["self"] = os.readlink("/proc/self") == str(os.getpid())
+        except OSError:
+            _proc["self"] = False
+    return _proc["self"]
+
+
 def _ended(pid: int) -> bool:
-    fields = _stat(pid)
+    fields = _stat(pid) if _proc_is_ours() else None
     return fields is not None and fields[0] in (b"Z", b"X") and fields[17] in (b"0", b"1")
 
 
