@@ -86,23 +86,29 @@ class _BaseHold:
         claim = self._claim
         if claim is None:
             return False
-        line = claim.line
-        if turns.get(line) is not claim:
+        if turns.get(claim.line) is not claim:
             return False
-        if claim.depth > 1:
-            self._was, self._claim = claim, None
-            claim.depth -= 1
-            return True
+        depth = claim.depth
         try:
+            self._end(claim, depth)
+        except BaseException:
+            self._end(claim, depth)  # an interrupt, as nothing else is raised in there: once more, to the end
+            raise
+        return True
+
+    def _end(self, claim: Claim, depth: int) -> None:
+        """Give back one of `depth` holds. Every step may be done twice."""
+        if depth > 1:
+            claim.depth = depth - 1
+        else:
+            line = claim.line
             line.engine.drop(claim)
-        finally:
-            self._was = claim
-            self._claim = None
             if turns.get(line) is claim:
                 del turns[line]
             if line.queue:
                 wake_first(line)
-        return True
+        self._was = claim
+        self._claim = None
 
     def _not_held(self) -> NotHeldError:
         return NotHeldError(f"{self.resource} cannot be released: {self._why_not()}")

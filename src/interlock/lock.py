@@ -6,7 +6,7 @@ from os import fspath
 from time import monotonic
 
 from ._core.acquire import acquire, run
-from ._core.arbiter import Place, give_back, turns, wake_first
+from ._core.arbiter import Place, abandon, turns, wake_first
 from ._deadline import seconds
 from ._errors import DeadlockError, Timeout
 from ._hold import AsyncHold, Hold, hold_on
@@ -129,15 +129,6 @@ def _rebuild(kind: type[_BaseLock], target: str, timeout: float | None, fair: bo
     return kind(target, timeout=timeout, fair=fair)
 
 
-def _abandon(claim: Claim) -> None:
-    """After an exception in acquire, wherever it struck: nothing stays behind."""
-    try:
-        if turns.get(claim.line) is claim:
-            claim.line.engine.drop(claim)
-    finally:
-        give_back(claim)
-
-
 class Lock(_BaseLock):
     """Mutual exclusion on a path or a named resource, between threads, processes and everybody who locks it.
 
@@ -167,7 +158,7 @@ class Lock(_BaseLock):
                 return hold_on(Hold, claim)
             return self._wait(claim, limit)
         except BaseException:
-            _abandon(claim)
+            abandon(claim)
             raise
 
     def try_acquire(self) -> Hold | None:
@@ -177,7 +168,7 @@ class Lock(_BaseLock):
         try:
             return self._contend(claim, 0.0)
         except BaseException:
-            _abandon(claim)
+            abandon(claim)
             raise
 
     def _wait(self, claim: Claim, limit: float) -> Hold:
@@ -220,7 +211,7 @@ class Lock(_BaseLock):
             self._entered = hold
             return hold
         except BaseException:
-            _abandon(claim)
+            abandon(claim)
             raise
 
     def __exit__(
@@ -237,13 +228,15 @@ class Lock(_BaseLock):
         line = claim.line
         try:
             line.engine.drop(claim)
-        finally:
-            hold._was = claim  # type: ignore[union-attr]
-            hold._claim = None  # type: ignore[union-attr]
             if turns.get(line) is claim:
                 del turns[line]
             if line.queue:
                 wake_first(line)
+            hold._was = claim  # type: ignore[union-attr]
+            hold._claim = None  # type: ignore[union-attr]
+        except BaseException:
+            hold._end(claim, 1)  # type: ignore[union-attr]
+            raise
 
 
 class RLock(Lock):
@@ -295,7 +288,7 @@ class AsyncLock(_BaseLock):
             if hold is not None:
                 return hold
         except BaseException:
-            _abandon(claim)
+            abandon(claim)
             raise
         raise self._timed_out(monotonic() - claim.began)
 
@@ -307,7 +300,7 @@ class AsyncLock(_BaseLock):
         try:
             return await self._contend(io, claim, 0.0)
         except BaseException:
-            _abandon(claim)
+            abandon(claim)
             raise
 
     async def _contend(self, io: IO, claim: Claim, limit: float) -> AsyncHold | None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from .._model import IO, Claim, Engine
 
-__all__ = ["Line", "Place", "give_back", "line_for", "turns"]
+__all__ = ["Line", "Place", "abandon", "give_back", "line_for", "turns"]
 
 
 class Line:
@@ -67,6 +67,17 @@ def give_back(claim: Claim) -> None:
         del turns[line]
     if line.queue:
         wake_first(line)
+
+
+def abandon(claim: Claim) -> None:
+    """After an exception in acquire, wherever it struck: nothing stays behind."""
+    line = claim.line
+    if turns.get(line) is claim:
+        line.engine.drop(claim)
+    for place in tuple(line.queue):
+        if place.claim is claim:
+            place.leave_queue()
+    give_back(claim)
 
 
 def wake_first(line: Line) -> None:
@@ -144,6 +155,9 @@ class Place:
         try:
             if turns.get(claim.line) is claim:
                 await claim.line.engine.withdraw(io, claim)
+        except BaseException:
+            claim.line.engine.drop(claim)  # interrupted: once more, to the end
+            raise
         finally:
             self.leave_queue()
             give_back(claim)

@@ -32,7 +32,6 @@ from errno import EAGAIN
 from itertools import repeat, starmap
 from os import fsencode
 from os.path import dirname
-from random import random
 from time import monotonic
 
 from ..._core import arbiter
@@ -186,7 +185,7 @@ class KernelEngine:
             if io.now() < deadline and not await io.call(self._may_try, claim, fd):
                 return False
             if not await io.call(ops.try_lock, fd, path):
-                if claim.parker is None or await io.call(ops.current, fd, path):
+                if await io.call(ops.current, fd, path):
                     return False
             elif await io.call(self._still, claim, fd):
                 if claim.parker is not None:
@@ -239,6 +238,8 @@ class KernelEngine:
             claim.overdue = nap >= PATIENCE
 
     def _nap(self, claim: KernelClaim) -> float:
+        from random import random  # only who naps needs it
+
         if claim.instance is None:
             return random() * min(BLIND_NAP, 0.001 * (1 << min(claim.echo, 10)))
         if claim.first and claim.echo < len(_ECHOES):
@@ -254,32 +255,34 @@ class KernelEngine:
         self.drop(claim)
 
     def drop(self, claim: KernelClaim) -> None:
+        # Interrupted anywhere, it goes on from there when it is called again.
         fd = claim.fd
-        if fd is None:
-            return
         ops = self.ops
-        try:
-            if claim.parker is not None and claim.instance is not None and self._tickets:
-                tickets.leave(ops, fd)  # it gives up: the others may have counted on it
-            ops.flock(fd, UNLOCK)
-        except OSError:  # the close that follows ends the lock in any case
-            pass
-        finally:
+        if fd is not None:
+            try:
+                if claim.parker is not None and claim.instance is not None and self._tickets:
+                    tickets.leave(ops, fd)  # it gives up: the others may have counted on it
+                ops.flock(fd, UNLOCK)
+            except OSError:  # the close that follows ends the lock in any case
+                pass
             claim.fd = claim.identity = None
             try:
                 ops.close(fd)
             except OSError:
                 # Linux has released the descriptor, and the lock, whatever close(2) says (EIO: NFS, bind mounts).
                 pass
-            if claim.instance is not None and sys.platform != "win32":  # others may wait, as this claim did
-                # The kernel likes to put whom the close woke on this very core, there to wait until we sleep.
-                ops.yield_core()
-                instance, claim.instance, claim.parker = claim.instance, None, None
-                instance.unwatch(claim.wd, claim)
+        instance = claim.instance
+        if instance is not None and sys.platform != "win32":  # others may wait, as this claim did
+            # The kernel likes to put whom the close woke on this very core, there to wait until we sleep.
+            ops.yield_core()
+            instance.unwatch(claim.wd, claim)
+            claim.wd = 0  # it may watch another file next, and be interrupted before it knows the new handle
+            claim.instance = claim.parker = None
 
     def disown(self, claim: KernelClaim) -> None:
         fd, claim.fd = claim.fd, None
         claim.parker = claim.instance = None
+        claim.front = False  # should it go on, as a contender of its own: a fork in a handler of a signal in `wait`
         if fd is not None:
             try:
                 self.ops.close(fd)
@@ -346,7 +349,10 @@ class KernelEngine:
         if claim.parker is None:  # a newcomer
             if monotonic() < line.courtesy and not claim.fair:
                 return True
-            return not (self._queues(line.key) and tickets.anybody(self.ops, fd))
+            try:
+                return not (self._queues(line.key) and tickets.anybody(self.ops, fd))
+            except OSError:  # no byte-range locks here, so no queue either
+                return True
         instance = claim.instance
         if instance is None:
             return True
