@@ -200,7 +200,7 @@ class Fleet:
         if not _stopped(pid):
             return
         last = _last(victim)
-        soft = self.outcome.kind == "SoftFileLock"
+        soft = self.outcome.kind in ("SoftFileLock", "MarkerSoftFileLock")
         if soft and victim.library == OLD and last == b"x":
             os.kill(pid, signal.SIGCONT)
             return

@@ -19,10 +19,10 @@ A contender may break a marker only with proof, and only in the way of `takeover
 - it is a lease, and this contender has watched it stand still for its duration, on its own monotonic clock;
 - it is torn (a crash in the middle of writing) and has stood still for TORN seconds;
 - it is empty, was made by this engine, has stood still for TORN seconds, and no process has it open for writing.
-  Between the creation of the file and the writing of its record a kill leaves an empty marker. Others make empty markers too
-  (filelock before 3.22 never writes), which mean a holder for as long as they are there. Ours are born with the
-  sticky bit, which means nothing on a file; and as we remove the file before we close it, an empty sticky one that
-  nobody has open is a dead owner's;
+  Between the creation of the file and the writing of its record a kill leaves an empty marker. Others make empty
+  markers too (filelock before 3.22 never writes), which mean a holder for as long as they are there. Ours are born
+  with the sticky bit, which means nothing on a file; and as we remove the file before we close it, an empty sticky
+  one that nobody has open is a dead owner's;
 - the contender was told that age is proof (`lifetime`).
 
 Waiting: watch the marker's inode for its removal (IN_ATTRIB: the link count), and for the close of whoever
