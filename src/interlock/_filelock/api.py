@@ -14,7 +14,7 @@ import contextlib
 import sys
 import warnings
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING
 
 from .._core.acquire import acquire, run
 from .._core.arbiter import Place, give_back, turns, wake_first
@@ -25,6 +25,7 @@ from . import options, state
 from .errors import Timeout, translated
 from .knobs import Knobs
 from .meta import FileLockMeta, lock_path, new_registry
+from .proxy import AcquireReturnProxy
 from .stakes import DEBUG, LOGGER, HookStake, Watched, on_this_stack
 from .state import FileLockContext, ThreadLocalFileContext, Turn
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn, Self
 
     from .._core.acquire import Stake
+    from .._core.arbiter import Line
     from .._model import IO, Claim
 
 __all__ = [
@@ -44,8 +46,6 @@ __all__ = [
     "HookStake",
     "ThreadLocalFileContext",
 ]
-
-LockT = TypeVar("LockT")
 
 
 class BaseFileLock(Knobs, contextlib.ContextDecorator, metaclass=FileLockMeta):
@@ -119,6 +119,10 @@ class BaseFileLock(Knobs, contextlib.ContextDecorator, metaclass=FileLockMeta):
         if timeout is not None or blocking is not None or poll_interval is not None:
             limits = self._limits(context, timeout, blocking, poll_interval)
         proxy = AcquireReturnProxy(self)
+        line = self._express
+        if line is not None and context.claim is None and not LOGGER.isEnabledFor(DEBUG):
+            self._rush(line, context, limits, cancel_check)
+            return proxy
         claim = None
         try:
             if context.gate is None:
@@ -135,6 +139,46 @@ class BaseFileLock(Knobs, contextlib.ContextDecorator, metaclass=FileLockMeta):
             self._undo(context, claim)
             raise
         return proxy
+
+    def _rush(
+        self,
+        line: Line,
+        context: FileLockContext,
+        limits: tuple[float, float] | None,
+        cancel_check: Callable[[], bool] | None,
+    ) -> None:
+        """An acquire that finds the lock free in most cases: the way that everybody takes, and `_rush_out` back."""
+        engine = line.engine
+        claim = engine.claim_type()
+        claim.line = line
+        claim.owner = me.token
+        try:
+            if not line.queue and turns.setdefault(line, claim) is claim and engine.try_now(claim, True):
+                context.claim = claim
+                context.lock_file_fd = claim.fd
+                context.lock_counter = 1
+            else:
+                wait, nap = limits or self._limits(context, None, None, None)
+                run(self._engage(blocking_io, context, wait, nap, cancel_check, claim))
+        except BaseException:
+            self._undo(context, claim)
+            raise
+
+    def _rush_out(self, line: Line, context: FileLockContext, claim: Claim) -> None:
+        try:
+            context.lock_file_fd = None
+            line.engine.drop(claim)
+        except BaseException:  # a signal handler raised: drop is idempotent
+            line.engine.drop(claim)
+            raise
+        finally:
+            context.claim = None
+            context.path = None
+            context.lock_counter = 0
+            if turns.get(line) is claim:
+                del turns[line]
+            if line.queue:
+                wake_first(line)
 
     def _limits(
         self, context: FileLockContext, timeout: float | None, blocking: bool | None, poll_interval: float | None
@@ -293,7 +337,11 @@ class BaseFileLock(Knobs, contextlib.ContextDecorator, metaclass=FileLockMeta):
             return
         context = self._holder.context
         if context.lock_file_fd is not None:
-            if context.gate is not None:
+            line = self._express
+            if line is not None and context.lock_counter == 1 and not LOGGER.isEnabledFor(DEBUG):
+                assert context.claim is not None
+                self._rush_out(line, context, context.claim)
+            elif context.gate is not None:
                 run(self._disengage(blocking_io, context, force))
             elif context.lock_counter > 1 and not force:
                 context.lock_counter -= 1
@@ -362,60 +410,26 @@ class BaseFileLock(Knobs, contextlib.ContextDecorator, metaclass=FileLockMeta):
     # ---- context manager, decorator, finalizer
 
     def __enter__(self) -> Self:
-        # `acquire` without what its arguments need, as `__exit__` is `release`: the line that everybody runs.
         line = self._express
         context = self._holder.context
         if (
-            line is None
-            or context.claim is not None
-            or self._process is not state.process
-            or LOGGER.isEnabledFor(DEBUG)
+            line is not None
+            and context.claim is None
+            and self._process is state.process
+            and not LOGGER.isEnabledFor(DEBUG)
         ):
+            self._rush(line, context, None, None)
+        else:
             self.acquire()
-            return self
-        engine = line.engine
-        claim = engine.claim_type()
-        claim.line = line
-        claim.owner = me.token
-        try:
-            if not line.queue and turns.setdefault(line, claim) is claim and engine.try_now(claim, True):
-                context.claim = claim
-                context.lock_file_fd = claim.fd
-                context.lock_counter = 1
-            else:
-                run(self._engage(blocking_io, context, *self._limits(context, None, None, None), None, claim))
-            return self
-        except BaseException:
-            self._undo(context, claim)
-            raise
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        line = self._express
-        context = self._holder.context
-        claim = context.claim
-        if line is None or claim is None or context.lock_counter > 1 or LOGGER.isEnabledFor(DEBUG):
-            if error is None:
-                self.release()
-            else:
-                self._release_after(error)
-            return
-        if turns.get(line) is not claim:  # a forked child, which holds nothing
-            return
-        try:
-            context.lock_file_fd = None
-            line.engine.drop(claim)
-        except BaseException:  # a signal handler raised: drop is idempotent
-            line.engine.drop(claim)
-            raise
-        finally:
-            context.claim = None
-            context.lock_counter = 0
-            if turns.get(line) is claim:
-                del turns[line]
-            if line.queue:
-                wake_first(line)
+        if error is None or self._express is not None:  # the engine's release raises nothing
+            self.release()
+        else:
+            self._release_after(error)
 
     def _release_after(self, error: BaseException | None) -> None:
         try:
@@ -435,23 +449,3 @@ class BaseFileLock(Knobs, contextlib.ContextDecorator, metaclass=FileLockMeta):
         if mine:
             for context in held:
                 self._abandon(context)
-
-
-class AcquireReturnProxy(Generic[LockT]):
-    """What `acquire` returns: as a context manager it releases one level, without acquiring another."""
-
-    def __init__(self, lock: LockT) -> None:
-        self.lock: LockT = lock
-
-    def __enter__(self) -> LockT:
-        return self.lock
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        lock: Any = self.lock
-        if isinstance(lock, BaseFileLock):
-            lock._release_after(error)
-        else:  # read-write locks have no context_error_policy
-            lock.release()
-

@@ -126,7 +126,35 @@ class LogStake:
                 pass
 
 
-class SoftReadWriteLock(SharedRules, metaclass=SingletonMeta):
+class _SoftSingletonMeta(SingletonMeta):
+    """Shows the options that the soft kind has besides."""
+
+    def __call__(
+        cls,  # noqa: N805
+        lock_file: str | os.PathLike[str],
+        timeout: float = -1,
+        *,
+        blocking: bool = True,
+        is_singleton: bool = True,
+        heartbeat_interval: float = 30.0,
+        stale_threshold: float | None = None,
+        poll_interval: float = 0.25,
+        on_compromise: Callable[[LeaseCompromise], None] | None = None,
+        **others: Any,
+    ) -> Any:
+        defaults = {"heartbeat_interval": 30.0, "stale_threshold": None, "poll_interval": 0.25, "on_compromise": None}
+        asked = (heartbeat_interval, stale_threshold, poll_interval, on_compromise)
+        given = {
+            name: value
+            for (name, default), value in zip(defaults.items(), asked, strict=True)
+            if value != default or isinstance(value, bool)
+        }
+        return super().__call__(
+            lock_file, timeout, blocking=blocking, is_singleton=is_singleton, **given, **others
+        )
+
+
+class SoftReadWriteLock(SharedRules, metaclass=_SoftSingletonMeta):
     """Many readers or one writer, between hosts, on any filesystem with atomic hard links.
 
     The state is a directory `<lock_file>.rw`. A thread refreshes the holder's record each `heartbeat_interval`
