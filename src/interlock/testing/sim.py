@@ -29,26 +29,9 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .simscript import FOREVER, MINE, START, Given, Node, Raised, Request, Script, SimIO, Token, Unrepeatable
 from .simshape import place
-from .simworld import (
-    AGAIN,
-    FOREVER,
-    MINE,
-    START,
-    Broken,
-    Choice,
-    Contender,
-    Given,
-    Node,
-    Raised,
-    Request,
-    Script,
-    Setup,
-    SimIO,
-    Token,
-    Unrepeatable,
-    World,
-)
+from .simworld import AGAIN, Broken, Choice, Contender, Setup, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -104,6 +87,9 @@ class Explorer:
     process), `stops` (SIGSTOP without end), `cancels` (of a task in a sleep), `interrupts` (KeyboardInterrupt
     between two effects of an acquire), `jumps` (time passes early to some sleeper's deadline), `ticks` (time passes
     to these seconds after START). `naps`: more naps than that with nothing else going on are a failure.
+
+    `preemptions`: only interleavings in which at most so often one contender goes on although the one before could.
+    Without it the search is exhaustive. `eager` and `merge` False do without the economies, to check them.
     """
 
     def __init__(
@@ -120,6 +106,8 @@ class Explorer:
         naps: int = 30,
         outcomes: Sequence[str] = ("done",),
         tasks: bool = False,
+        preemptions: int | None = None,
+        eager: bool = True,
         merge: bool = True,
         limit: int = 3_000_000,
     ) -> None:
@@ -130,15 +118,26 @@ class Explorer:
             ends.add("Interrupt")
         self.setup = world.setup = Setup(contenders, frozenset(ends), tasks)
         self._limit = limit
+        self._bounded = preemptions is not None
+        self._eager = eager
         self._merge = merge
         self.plays = 0
         self._places: dict[Any, Node] = {}
         self._log: list[str] | None = None
         self._nodes: list[Node] = []
         self._roots: dict[tuple[object, int, float], Node] = {}
-        budgets = dict(crashes=crashes, stops=stops, cancels=cancels, interrupts=interrupts, jumps=jumps, naps=naps)
+        budgets = {
+            "crashes": crashes,
+            "stops": stops,
+            "cancels": cancels,
+            "interrupts": interrupts,
+            "jumps": jumps,
+            "naps": naps,
+        }
         for what, number in budgets.items():
             world.put(("left", what), number or None)
+        if preemptions is not None:
+            world.put(("left", "preemptions"), preemptions or None)
         world.put(("left", "ticks"), tuple(START + tick for tick in sorted(ticks)) or None)
         world.put(("now",), START)
         for who, contender in enumerate(contenders):
@@ -212,8 +211,8 @@ class Explorer:
 
     def _at_once(self, world: World, who: int, request: Request) -> bool:
         if ("left", "interrupts") in world.cells and ("acquiring", who) in world.cells:
-            return request[0] == "enter"  # nobody else can see the rest, but Ctrl-C can come before it
-        return world.local(who, request)
+            return bool(request[0] == "enter")  # nobody else can see the rest, but Ctrl-C can come before it
+        return (self._eager or request[0] == "enter") and world.local(who, request)
 
     def start(self) -> World:
         """The first state: each contender before its first question that others could notice."""
@@ -247,7 +246,9 @@ class Explorer:
                 if contender.cancellable and not request[4] and ("left", "cancels") in cells:
                     trouble.append(("cancel", who))
             if ("left", "interrupts") in cells and ("acquiring", who) in cells:
-                trouble.append(("interrupt", who))
+                trouble += self._interrupts(who, request[0])
+        if self._bounded:
+            found = self._within_bounds(world, found)
         found += world.background()
         if not found and waiting and not self._waits_rightly(world):
             found.append(self._nap(world, sleepers))
@@ -263,6 +264,26 @@ class Explorer:
         if not found and not waiting:
             world.settled()
         return found + trouble
+
+    def _interrupts(self, who: int, verb: str) -> list[Choice]:
+        """Where a signal handler may raise: before a call, or after it when its effect is there and its result lost.
+
+        But CPython runs no handler between an opened descriptor and its place, nor between there and its close, as
+        the engine writes them (see "Descriptors" there).
+        """
+        found: list[Choice] = []
+        if verb != "close":
+            found.append(("interrupt", who))
+        if verb not in ("open", "dup", "park", "close"):
+            found.append(("interrupted", who))
+        return found
+
+    def _within_bounds(self, world: World, steps: list[Choice]) -> list[Choice]:
+        last = ("step", world.get("last"))
+        if last not in steps:
+            return steps
+        others = [(*step, "preempting") for step in steps if step != last]
+        return [last, *others] if ("left", "preemptions") in world.cells else [last]
 
     def _waits_rightly(self, world: World) -> bool:
         holder = world.holder()
@@ -283,6 +304,10 @@ class Explorer:
             new.spend(_BUDGET[what])
         if what == "step":
             who = choice[1]
+            if self._bounded:
+                new.put(("last",), who)
+                if len(choice) > 2:
+                    new.spend("preemptions")
             answer = new.step(who, self._nodes[world.cells["at", who]].request)
             if answer is not AGAIN:
                 self._give(new, who, answer)
@@ -294,8 +319,11 @@ class Explorer:
             from asyncio import CancelledError
 
             self._give(new, choice[1], Raised(CancelledError))
-        elif what == "interrupt":
-            self._give(new, choice[1], Raised(Interrupt))
+        elif what in ("interrupt", "interrupted"):
+            who = choice[1]
+            if what == "interrupted":
+                new.step(who, self._nodes[world.cells["at", who]].request)
+            self._give(new, who, Raised(Interrupt))
         elif what in ("jump", "nap"):
             new.put(("now",), choice[1])
         elif what == "tick":
@@ -368,6 +396,7 @@ _BUDGET = {
     "stop": "stops",
     "cancel": "cancels",
     "interrupt": "interrupts",
+    "interrupted": "interrupts",
     "jump": "jumps",
     "nap": "naps",
 }

@@ -8,39 +8,30 @@ What is simulated, and from where we know it is so:
 - A description that is closed raises its close event first, then loses its ranges, then its flock (__fput:
   fsnotify_close, locks_remove_posix, locks_remove_flock). Others may run in between. A killed process closes its
   descriptors one by one, the highest first, at any later time.
-- inotify: events of a watch that was removed are not delivered; removing one raises an event of its own (IN_IGNORED),
-  which wakes a sleeper without concerning it.
+- inotify: a watch that nobody needs any more is idle until the process's next `watch`, see `_wait.inotify`; it makes
+  the instance readable and tells nobody. Removing one raises an event of its own (IN_IGNORED). Not simulated: the
+  end of a watch whose file is gone altogether.
 - An outside actor, the *cleaner*, unlinks or replaces the lock file `cleanings` times, at any moment.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import stat
 import struct
-import sys
 from typing import TYPE_CHECKING, Any
 
-from ..engines.kernel import KernelEngine
-
-if sys.platform != "win32":
-    from ..engines.kernel.ops import Ops
-from .simprocess import PATH, Memory
-from .simworld import AGAIN, Raised, Script, SimParker, World
+from ..engines.kernel.tickets import BASE
+from .simscript import Raised
+from .simworld import AGAIN, Broken, World
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from .._model import Parker
-    from .simworld import Choice, Request
-
-assert sys.platform != "win32"
+    from .simscript import Request
+    from .simworld import Choice
 
 CLOSED, REPLACED = 1, 2
 _FLOCK = struct.Struct("hhqqi4x")
-_GETLK, _SETLK = 36, 37
+_GETLK, _SETLK, DUP, _UNLOCK = 36, 37, 1030, 8  # Linux's F_OFD_GETLK, F_OFD_SETLK, F_DUPFD_CLOEXEC, LOCK_UN
 _READ, _WRITE, _NONE = 0, 1, 2
 _END = (1 << 63) - 1
 _NOISE = 0
@@ -57,6 +48,16 @@ def _conflicts(kind: int, start: int, end: int, range_: tuple[Any, ...]) -> bool
     return start < its_end and its_start < end and _WRITE in (kind, its_kind)
 
 
+def _joined(ranges: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """One owner's ranges in order; neighbours of one kind are one range."""
+    joined: list[tuple[Any, ...]] = []
+    for owner, start, end, kind in sorted(ranges, key=lambda range_: range_[1]):
+        if joined and joined[-1][2] == start and joined[-1][3] == kind:
+            start = joined.pop()[1]
+        joined.append((owner, start, end, kind))
+    return joined
+
+
 class SimKernel(World):
     """The kernel that all simulated processes share.
 
@@ -66,11 +67,13 @@ class SimKernel(World):
     """
 
     __slots__ = ()
-    LASTING = World.LASTING | {"name", "nlink", "inodes", "clock", "news"}
+    LASTING = World.LASTING | {"name", "nlink", "inodes", "clock", "news", "fifo"}
 
-    def __init__(self, cleanings: int = 0, exists: bool = True) -> None:
+    def __init__(self, cleanings: int = 0, exists: bool = True, fifo: bool = False) -> None:
+        """`exists`: there is a lock file from the beginning. `fifo`: nobody who queued may be overtaken."""
         super().__init__()
         self.put(("left", "cleanings"), cleanings or None)
+        self.put(("fifo",), () if fifo else None)
         if exists:
             self._new_file()
 
@@ -165,20 +168,34 @@ class SimKernel(World):
     def on_flock(self, who: int, fd: int, operation: int) -> Any:
         owner, inode = self._file(who, fd)
         cell = "flock", inode
-        if operation == fcntl.LOCK_UN:
+        if operation == _UNLOCK:
             if self.cells.get(cell) == owner:
                 self.put(cell, None)
         elif self.cells.get(cell, owner) != owner:
             return _failed(errno.EWOULDBLOCK)
         else:
+            self._check_order(owner, self._ranges(inode))
             self.put(cell, owner)
         return None
+
+    def _check_order(self, owner: Owner, ranges: tuple[tuple[Any, ...], ...]) -> None:
+        """Nobody with an older ticket, which was there before ours, may still be waiting."""
+        placed: tuple[Owner, ...] = self.get("fifo") or ()
+        tickets = {its: start for its, start, _, _ in ranges if start >= BASE}
+        for its in placed[: placed.index(owner)] if owner in placed else ():
+            if its in tickets and tickets[its] < tickets[owner]:
+                raise Broken(f"process {its[0]} queued earlier and was overtaken by process {owner[0]}")
 
     def _ranges(self, inode: int) -> tuple[tuple[Any, ...], ...]:
         return self.get("ranges", inode) or ()
 
     def _set_ranges(self, inode: int, ranges: list[tuple[Any, ...]]) -> None:
         self.put(("ranges", inode), tuple(ranges) or None)
+        placed = self.get("fifo")
+        if placed is not None:
+            queued = [range_[0] for range_ in ranges if range_[1] >= BASE]
+            placed = [its for its in placed if its in queued]
+            self.put(("fifo",), (*placed, *(its for its in queued if its not in placed)))
 
     def on_fcntl(self, who: int, fd: int, command: int, wish: bytes) -> Any:
         owner, inode = self._file(who, fd)
@@ -202,10 +219,10 @@ class SimKernel(World):
                 mine.append((owner, max(its_start, end), its_end, its_kind))
         if kind != _NONE:
             mine.append((owner, start, end, kind))
-        # The kernel lists owners in the order in which they came, each with its ranges in order.
+        # The kernel lists owners in the order in which they came, each with its ranges in order, neighbours joined.
         at = next((at for at, range_ in enumerate(ranges) if range_[0] == owner), len(ranges))
         others = [range_ for range_ in ranges if range_[0] != owner]
-        self._set_ranges(inode, [*others[:at], *sorted(mine, key=lambda range_: range_[1]), *others[at:]])
+        self._set_ranges(inode, [*others[:at], *_joined(mine), *others[at:]])
         return wish
 
     def on_clock(self, who: int) -> int:
@@ -227,23 +244,24 @@ class SimKernel(World):
 
     def on_watch(self, who: int, fd: int, what: int, tell: Any) -> int:
         (process, _), inode = self._file(who, fd)
-        cell = "watch", process, inode
-        mask, told = self.cells.get(cell) or (0, frozenset())
+        mask, told = self.get("watch", process, inode) or (0, frozenset())
         others = {token for token in told if token.who != who}
-        self.put(cell, (mask | what, frozenset(others | {self._from(who, tell)})))
+        # One that was idle is not watched for what it was watched for before; what came meanwhile is still told.
+        new = mask | what if told else what
+        self.put(("watch", process, inode), (new, frozenset(others | {self._from(who, tell)})))
+        idle = [cell for cell, watch in self.cells.items() if cell[:2] == ("watch", process) and not watch[1]]
+        for cell in idle:
+            self.put(cell, None)
+            news = (self.get("news", process) or frozenset()) - {cell[2]}
+            self.put(("news", process), news | {_NOISE})
         return inode
 
     def on_unwatch(self, who: int, inode: int) -> None:
+        """An inode of 0: whatever this contender watches. A watch that nobody needs is idle, until the next one."""
         process = self.setup.process[who]
-        cell = "watch", process, inode
-        if cell not in self.cells:
-            return
-        mask, told = self.cells[cell]
-        others = frozenset(token for token in told if token.who != who)
-        self.put(cell, (mask, others) if others else None)
-        if not others:
-            news = (self.get("news", process) or frozenset()) - {inode}
-            self.put(("news", process), news | {_NOISE})
+        for cell in [cell for cell in self.cells if cell[:2] == ("watch", process) and inode in (0, cell[2])]:
+            mask, told = self.cells[cell]
+            self.put(cell, (mask, frozenset(token for token in told if token.who != who)))
 
     def on_drain(self, who: int) -> tuple[Any, ...]:
         """Read all news; returns whom they concern."""
@@ -272,7 +290,7 @@ class SimKernel(World):
             return not cleaner
         if verb == "open":  # and opening it is not seen, though a killed process's closing it would be
             return not (cleaner or self.get("name") is None or ("left", "crashes") in self.cells)
-        # Removing the process's own watch: whatever comes before or after it, only noise is left.
+        # An idle watch gets the same events as the one before, and its process alone sees the difference.
         return verb == "unwatch" and len(self.setup.threads[self.setup.process[who]]) == 1
 
     def background(self) -> list[Choice]:
@@ -298,16 +316,20 @@ class SimKernel(World):
                 self.on_unpark(token.who, token)
         elif what == "clean":
             self.spend("cleanings")
-            self._remove()
+            inode = self._remove()
+            self.put(("lost", inode), self.get("flock", inode))
             if which == "replace":
                 self._new_file()
 
-    def _remove(self) -> None:
-        inode = self.cells[("name",)]
+    def _remove(self) -> int:
+        inode: int = self.cells[("name",)]
         self.put(("name",), None)
         self.put(("nlink", inode), None)
-        self.put(("lost", inode), self.get("flock", inode))
         self._raise(inode, REPLACED)
+        return inode
+
+    def on_unlink(self, who: int) -> Any:
+        return _failed(errno.ENOENT) if self.get("name") is None else (self._remove() and None)
 
     def bury(self, process: int) -> None:
         for cell in [cell for cell in self.cells if cell[:2] in (("watch", process), ("news", process))]:
@@ -331,99 +353,5 @@ class SimKernel(World):
         )
 
     def _lasts(self, cell: tuple[Any, ...]) -> bool:
-        return cell[0] == "lost" or super()._lasts(cell)
-
-
-class SimOps(Ops):
-    """The table of system calls, with each of them a question to the simulated kernel."""
-
-    def __init__(self, script: Script) -> None:
-        self.script = script
-
-    def open(self, path: str | bytes, flags: int, mode: int = 0o777) -> int:  # type: ignore[override]
-        assert os.fsdecode(path) == PATH
-        fd: int = self.script.ask("open", bool(flags & os.O_CREAT))
-        return fd
-
-    def close(self, fd: int) -> None:  # type: ignore[override]
-        self.script.tell("close", fd)
-
-    def fstat(self, fd: int) -> os.stat_result:  # type: ignore[override]
-        return _status(*self.script.ask("fstat", fd))
-
-    def stat(self, path: str | bytes, *, follow_symlinks: bool = True) -> os.stat_result:  # type: ignore[override]
-        assert os.fsdecode(path) == PATH
-        return _status(*self.script.ask("stat"))
-
-    def flock(self, fd: int, operation: int) -> None:  # type: ignore[override]
-        self.script.tell("flock", fd, operation)
-
-    def fcntl(self, fd: int, command: int, wish: Any) -> Any:  # type: ignore[override]
-        if command == fcntl.F_DUPFD_CLOEXEC:
-            return self.script.ask("dup", fd, wish)  # type: ignore[no-any-return]
-        return self.script.ask("fcntl", fd, command, wish)  # type: ignore[no-any-return]
-
-    def utime(self, fd: int) -> None:  # type: ignore[override]
-        self.script.tell("utime", fd)
-
-    def boottime_ns(self) -> int:
-        now: int = self.script.ask("clock")
-        return now
-
-
-def _status(inode: int, links: int) -> os.stat_result:
-    return os.stat_result((stat.S_IFREG | 0o666, inode, 1, links, os.geteuid(), 0, 0, 0, 0, 0))
-
-
-class SimEvents:
-    """Takes the place of the module `_wait.inotify`, and is its instance too. `trusted` False: nap, as on NFS."""
-
-    CLOSED = CLOSED
-    REPLACED = REPLACED
-
-    def __init__(self, script: Script, trusted: bool = True, fd: int = 2) -> None:
-        self._script = script
-        self._trusted = trusted
-        self._fd = fd
-
-    def shared(self) -> SimEvents:
-        return self
-
-    def trusts(self, directory: str) -> bool:
-        return self._trusted
-
-    def fileno(self) -> int:
-        return self._fd
-
-    def watch(self, fd: int, what: int, key: object, tell: Callable[[], object]) -> int:
-        parker: Parker = tell.__self__  # type: ignore[attr-defined]
-        assert isinstance(parker, SimParker)
-        handle: int = self._script.ask("watch", fd, what, parker.token)
-        return handle
-
-    def unwatch(self, handle: int, key: object) -> None:
-        self._script.tell("unwatch", handle)
-
-    def drain(self) -> None:
-        for token in self._script.ask("drain"):
-            SimParker(self._script, token).unpark()
-
-
-def kernel_engine(
-    cls: type[KernelEngine] = KernelEngine,
-    ops: type[SimOps] = SimOps,
-    *,
-    queue: bool = True,
-    trusted: bool = True,
-    events_fd: int = 2,
-) -> Callable[[Memory], KernelEngine]:
-    """Makes kernel engines on the simulated kernel, one per simulated thread.
-
-    `queue` False: without tickets, as on macOS; `trusted` False: naps only, as on NFS; `events_fd`: which descriptor
-    the process's inotify instance has (lock files get theirs from 3 on).
-    """
-
-    def make(memory: Memory) -> KernelEngine:
-        return cls(ops(memory.script), SimEvents(memory.script, trusted, events_fd), queue)
-
-    return make
+        idle = cell[0] == "watch" and not self.cells[cell][1]
+        return idle or cell[0] == "lost" or super()._lasts(cell)

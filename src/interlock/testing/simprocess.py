@@ -8,7 +8,7 @@ share would otherwise be private to each simulated thread, unnoticed.
 
 from __future__ import annotations
 
-from collections import deque
+import random
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +18,13 @@ from .._core.acquire import acquire, run
 from .._core.arbiter import Line, Place
 from .._io import blocking
 from .._model import Claim
-from ..engines import kernel, memory
+from ..engines import kernel
+from ..engines import memory as memory_module
 from ..engines.memory import MemoryClaim, MemoryEngine
-from .simworld import MINE, START, Script, SimIO, SimParker, Token
+from .simscript import MINE, START, Script, SimIO, SimParker, Token
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Callable, Iterable, Iterator
 
     from .._model import IO, Engine, Parker
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     Patch = tuple[object, str, object]
 
 PATH = "/sim/lock"
-_PATCHED = (arbiter, lock, _hold, kernel, memory)
+_PATCHED = (arbiter, lock, _hold, kernel, memory_module)
 
 
 class Elsewhere:
@@ -38,6 +40,7 @@ class Elsewhere:
 
     owner = "another thread"
     since = START
+    claim = None  # of a place: not one of ours
 
     def __init__(self, memory: Memory, token: Token) -> None:
         self._memory = memory
@@ -140,6 +143,10 @@ class SimQueue:
     def __getitem__(self, at: int) -> Any:
         return self._memory.ask("item", self._name, at)
 
+    def __iter__(self) -> Iterator[Any]:
+        """A copy in one step, as `tuple(deque)` makes it."""
+        return iter([self._memory.find(value) for value in self._memory.script.ask("items", self._name)])
+
     def __len__(self) -> int:
         length: int = self._memory.ask("length", self._name)
         return length
@@ -194,19 +201,22 @@ class SimLine(Line):
 class SharedClaim(MemoryClaim):
     """A memory engine's claim, whose parker other threads look at."""
 
-    def __init__(self, line: Line, owner: object) -> None:
-        super().__init__(line, owner)
+    @property
+    def _name(self) -> tuple[Memory, tuple[Any, ...]]:
+        line = self.line
         assert isinstance(line, SimLine)
-        self._memory = line.memory
+        return line.memory, ("parker", line.memory.token(self))
 
     @property
-    def parker(self) -> Parker | None:  # type: ignore[override]
-        parker: Parker | None = self._memory.ask("load", ("parker", self._memory.token(self)))
+    def parker(self) -> Parker | None:
+        memory, name = self._name
+        parker: Parker | None = memory.ask("load", name)
         return parker
 
     @parker.setter
     def parker(self, value: Parker | None) -> None:
-        self._memory.ask("exchange", ("parker", self._memory.token(self)), value)
+        memory, name = self._name
+        memory.ask("exchange", name, value)
 
 
 class Bare:
@@ -248,6 +258,9 @@ def _surroundings(memory: Memory, io: SimIO) -> Iterator[Patch]:
             if name in vars(module):
                 yield module, name, value
     yield blocking, "io", io
+    yield random, "random", values["random"]
+    yield memory_module, "MemoryClaim", SharedClaim
+    yield MemoryEngine, "claim_type", SharedClaim
 
 
 def turns(
@@ -269,7 +282,7 @@ def turns(
         io = SimIO(script)
         with patched([*_surroundings(memory, io), *patches]):
             its = engine(memory)
-            its.blame = lambda line: (None, "")  # reads /proc of the real machine
+            its.blame = _nobody_knows
             line = SimLine(its, memory)
             script.tell("begin")
             if kind is None:
@@ -280,6 +293,11 @@ def turns(
                 run(_task(script, _make(kind, line, fair, timeout)))
 
     return program
+
+
+def _nobody_knows(_: Line) -> tuple[None, str]:
+    """Instead of reading /proc of the real machine."""
+    return None, ""
 
 
 def _make(kind: type[Any], line: Line, fair: bool, timeout: float | None) -> Any:
@@ -320,7 +338,6 @@ def memory_engine(cls: type[MemoryEngine] = MemoryEngine) -> Callable[[Memory], 
             "_grants": SimMap(memory, "grants"),
             "_queues": SimQueues(memory),
             "_tokens": SimMap(memory, "tokens"),
-            "claim": lambda line, owner, fair: SharedClaim(line, owner),
         }
         for name, value in shared.items():
             setattr(engine, name, value)

@@ -29,7 +29,7 @@ from types import (
 )
 from typing import Any
 
-from .simworld import Script, SimParker
+from .simscript import Script, SimParker
 
 _PLAIN = (type(None), bool, int, float, str, bytes, frozenset, ModuleType, type, BuiltinFunctionType)
 

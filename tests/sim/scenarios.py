@@ -1,0 +1,77 @@
+"""Explorations as the tests write them: who contends for what, and which trouble they meet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from interlock import lock
+from interlock.engines import kernel as kernel_module
+from interlock.engines.kernel import tickets
+from interlock.testing.sim import Contender, Explorer, Result, World
+from interlock.testing.simkernel import SimKernel
+from interlock.testing.simposix import kernel_engine
+from interlock.testing.simprocess import memory_engine, turns
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from interlock.testing.simprocess import Patch
+
+__all__ = [
+    "EVENTS",
+    "EVENTS_ONLY",
+    "FRONT_OF_ONE",
+    "explore",
+    "kernel",
+    "kernel_world",
+    "memory",
+    "memory_world",
+    "run",
+]
+
+FOREVER = float("inf")
+EVENTS: tuple[Patch, ...] = ((kernel_module, "NAP", FOREVER),)
+"""No nap cap: the echo naps are all that events are helped by."""
+
+EVENTS_ONLY: tuple[Patch, ...] = (*EVENTS, (kernel_module, "_ECHOES", ()))
+"""No nap at all: each wake-up must come from an event."""
+
+FRONT_OF_ONE: tuple[Patch, ...] = ((tickets, "FRONT", 1),)
+"""So that with three contenders somebody stands at the back of the queue."""
+
+
+def explore(
+    processes: Sequence[int],
+    *,
+    world: World | None = None,
+    engine: Any = None,
+    kind: type[lock.Lock] | type[lock.AsyncLock] | None = lock.Lock,
+    timeout: float | None = None,
+    fair: bool = False,
+    patches: Sequence[Patch] = (),
+    rounds: int | Sequence[int] = 1,
+    **trouble: Any,
+) -> Explorer:
+    """One contender for each number in `processes`, in the process of that number; kernel engine by default."""
+    program = turns(engine or kernel_engine(), kind=kind, timeout=timeout, fair=fair, patches=patches)
+    cancellable = kind is None or issubclass(kind, lock.AsyncLock)
+    each = [rounds] * len(processes) if isinstance(rounds, int) else rounds
+    contenders = [
+        Contender(program, process, times, cancellable) for process, times in zip(processes, each, strict=True)
+    ]
+    if timeout is not None:
+        trouble.setdefault("outcomes", ("Timeout", "TimeoutError"))
+    return Explorer(world if world is not None else SimKernel(), contenders, **trouble)
+
+
+def run(name: str, explorer: Explorer) -> Result:
+    """Run it, and print what it saw: the evidence of the test."""
+    result = explorer.run()
+    print(f"{name}: {result}")
+    return result
+
+
+kernel_world = SimKernel
+kernel = kernel_engine
+memory_world = World
+memory = memory_engine

@@ -1,0 +1,91 @@
+"""All interleavings of the kernel engine on a simulated kernel: every system call is a place where others may run.
+
+What is proven is what the simulated kernel is like (see `simkernel`), for so many contenders, rounds and troubles.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from interlock import lock
+
+from .scenarios import EVENTS, EVENTS_ONLY, FRONT_OF_ONE, explore, kernel, kernel_world, run
+
+TASK: dict[str, Any] = {"kind": lock.AsyncLock, "tasks": True}
+SCENARIOS: dict[str, tuple[tuple[int, ...], dict[str, Any], int]] = {
+    # name: the process of each contender, options, fewest states that this must have seen
+    "two": ((0, 1), {"patches": EVENTS_ONLY}, 100),
+    "two, two rounds": ((0, 1), {"patches": EVENTS_ONLY, "rounds": 2}, 3_000),
+    "two, fair": ((0, 1), {"patches": EVENTS_ONLY, "fair": True}, 100),
+    "two, new file": ((0, 1), {"patches": EVENTS_ONLY, "world": {"exists": False}}, 400),
+    "two, cleaner": ((0, 1), {"patches": EVENTS_ONLY, "world": {"cleanings": 1}}, 5_000),
+    "two, killed": ((0, 1), {"patches": EVENTS, "crashes": 1, "jumps": 2}, 2_000),
+    "two, killed, two rounds": ((0, 1), {"patches": EVENTS, "crashes": 1, "rounds": 2}, 20_000),
+    "two, stopped": ((0, 1), {"stops": 1}, 300),
+    "two, cancelled": ((0, 1), {**TASK, "patches": EVENTS, "cancels": 2}, 200),
+    "two, Ctrl-C": ((0, 1), {"patches": EVENTS, "interrupts": 1, "jumps": 1}, 2_000),
+    "two, Ctrl-C, cleaner": ((0, 1), {"patches": EVENTS, "interrupts": 1, "world": {"cleanings": 1}}, 20_000),
+    "two, timeout": ((0, 1), {"patches": EVENTS, "timeout": 1.0, "ticks": (1.0,)}, 1_000),
+    "two, timeout, Ctrl-C": ((0, 1), {"patches": EVENTS, "timeout": 1.0, "ticks": (1.0,), "interrupts": 1}, 5_000),
+    "two, low event descriptor": ((0, 1), {"patches": EVENTS_ONLY, "engine": {"events_fd": 7}}, 100),
+    "two, naps only": ((0, 1), {"engine": {"trusted": False}, "jumps": 1}, 100),
+    "two threads": ((0, 0), {"patches": EVENTS_ONLY, "rounds": 2}, 3_000),
+    "two threads, Ctrl-C": ((0, 0), {"patches": EVENTS, "interrupts": 1}, 2_000),
+    "two threads, timeout, Ctrl-C": (
+        (0, 0),
+        {"patches": EVENTS, "timeout": 1.0, "ticks": (1.0,), "interrupts": 1},
+        5_000,
+    ),
+    "three": ((0, 1, 2), {"patches": EVENTS_ONLY}, 10_000),
+    "three, fair": ((0, 1, 2), {"patches": EVENTS_ONLY, "fair": True, "world": {"fifo": True}}, 10_000),
+    "three, one in front": ((0, 1, 2), {"patches": (*EVENTS_ONLY, *FRONT_OF_ONE)}, 10_000),
+    "three, without tickets": ((0, 1, 2), {"patches": EVENTS_ONLY, "engine": {"queue": False}}, 2_000),
+    "three, naps only": ((0, 1, 2), {"engine": {"trusted": False}}, 1_000),
+    "three, stopped": ((0, 1, 2), {"stops": 1}, 30_000),
+    "three, one in front, stopped": ((0, 1, 2), {"stops": 1, "patches": FRONT_OF_ONE}, 30_000),
+    "three, cancelled": ((0, 1, 2), {"kind": lock.AsyncLock, "patches": EVENTS, "cancels": 1}, 20_000),
+    "three threads": ((0, 0, 0), {"patches": EVENTS_ONLY}, 20_000),
+    "two threads and a process": ((0, 0, 1), {"patches": EVENTS_ONLY}, 20_000),
+    "three tasks, cancelled": ((0, 0, 0), {**TASK, "patches": EVENTS, "cancels": 1}, 50_000),
+}
+DEEP: dict[str, tuple[tuple[int, ...], dict[str, Any], int]] = {
+    "three, new file": ((0, 1, 2), {"patches": EVENTS_ONLY, "world": {"exists": False}}, 50_000),
+    "three, killed": ((0, 1, 2), {"patches": EVENTS, "crashes": 1}, 100_000),
+    "three, fair, early naps": ((0, 1, 2), {"patches": EVENTS, "fair": True, "jumps": 1}, 100_000),
+}
+BOUNDED: dict[str, tuple[tuple[int, ...], dict[str, Any], int]] = {
+    "three, two rounds": ((0, 1, 2), {"patches": EVENTS_ONLY, "rounds": 2, "preemptions": 3}, 50_000),
+    "three, cleaner": ((0, 1, 2), {"patches": EVENTS, "world": {"cleanings": 1}, "preemptions": 2}, 50_000),
+    "four": ((0, 1, 2, 3), {"patches": EVENTS_ONLY, "preemptions": 2}, 10_000),
+    "four, one in front": ((0, 1, 2, 3), {"patches": (*EVENTS_ONLY, *FRONT_OF_ONE), "preemptions": 2}, 10_000),
+}
+
+
+def _hold(name: str, processes: tuple[int, ...], options: dict[str, Any], least: int) -> None:
+    options = {
+        **options,
+        "world": kernel_world(**options.get("world", {})),
+        "engine": kernel(**options.get("engine", {})),
+    }
+    result = run(name, explore(processes, **options))
+    assert not result.broken, str(result)
+    assert result.states >= least
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_all_interleavings(name: str) -> None:
+    _hold(name, *SCENARIOS[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DEEP)
+def test_all_interleavings_of_many(name: str) -> None:
+    _hold(name, *DEEP[name])
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_interleavings_with_few_preemptions(name: str) -> None:
+    """Not exhaustive: at most that many times one contender goes on although the one before could."""
+    _hold(name, *BOUNDED[name])
