@@ -33,7 +33,8 @@ class Pipe:
 
     def __init__(self) -> None:
         self.reader, self.writer = os.pipe()
-        os.set_blocking(self.reader, False)
+        if sys.platform != "win32":
+            os.set_blocking(self.reader, False)
         self.parkers: list[Any] = []
         self.drained = 0
 

@@ -222,7 +222,9 @@ def _words(pid: int) -> list[str]:
 
 
 def _is_run(words: list[str]) -> bool:
-    return "run" in words[:5] and "--" in words and any("interlock" in word for word in words[:4])
+    if "run" not in words[:5] or "--" not in words:
+        return False
+    return any("interlock" in word for word in words[: words.index("run")])
 
 
 def _command(words: list[str]) -> str:
