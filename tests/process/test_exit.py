@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from interlock import Lock, RLock
+from interlock._core.arbiter import turns
 
-from .workers import isolated, locked_by_others, tickets
+from .workers import Worker, isolated, locked_by_others, tickets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
-    from .workers import Worker
+    from interlock import AsyncLock
 
     Spawn = Callable[[], Worker]
 
@@ -111,6 +113,47 @@ def test_a_task_that_failed_with_a_hold_loses_it(path: str) -> None:
         gc.collect()
     assert [str(warning.message) for warning in caught if path in str(warning.message)]
     assert not locked_by_others(path)
+
+
+@isolated
+def test_tasks_of_a_loop_that_is_given_up_wait_no_more(path: str) -> None:
+    """Closed or merely dropped with tasks in it: they are collected, and nobody in this process waits behind them."""
+    import asyncio
+
+    from interlock import AsyncLock
+
+    holder = Worker()
+    holder.ask("acquire", path)
+    for close in True, False:
+        for timeout in None, 60:
+            _give_up(path, timeout, close, asyncio, AsyncLock)
+            gc.collect()
+            assert tickets(path) == 0
+            assert not turns
+            assert not Lock(path)._line.queue
+    holder.ask("release")
+    Lock(path).acquire(5).release()
+    holder.close()
+
+
+def _give_up(path: str, timeout: float | None, close: bool, asyncio: Any, lock: type[AsyncLock]) -> None:
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)  # "Task was destroyed but it is pending"
+
+    async def main() -> None:
+        tasks = [loop.create_task(lock(path).acquire(timeout)) for _ in range(2)]
+        while not tickets(path):
+            await asyncio.sleep(0.001)
+        del tasks
+
+    loop.run_until_complete(main())
+    if close:
+        loop.close()
+    else:  # as its own finalizer does, without the warning
+        loop._selector.close()
+        loop._ssock.close()
+        loop._csock.close()
+        loop._closed = True
 
 
 KEEPERS = {

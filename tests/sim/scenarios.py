@@ -13,8 +13,9 @@ from interlock.testing.simposix import kernel_engine
 from interlock.testing.simprocess import memory_engine, turns
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from interlock.testing.sim import Script
     from interlock.testing.simprocess import Patch
 
 __all__ = [
@@ -31,7 +32,7 @@ __all__ = [
 
 FOREVER = float("inf")
 EVENTS: tuple[Patch, ...] = ((kernel_module, "NAP", FOREVER),)
-"""No nap cap: the echo naps are all that events are helped by."""
+"""No nap cap. Echo naps may still hide a wake-up that was lost: they are there for holders that die."""
 
 EVENTS_ONLY: tuple[Patch, ...] = (*EVENTS, (kernel_module, "_ECHOES", ()))
 """No nap at all: each wake-up must come from an event."""
@@ -49,16 +50,24 @@ def explore(
     timeout: float | None = None,
     fair: bool = False,
     patches: Sequence[Patch] = (),
+    inside: Callable[[Script, Any], None] | None = None,
+    others: Sequence[Callable[[Script], None]] = (),
     rounds: int | Sequence[int] = 1,
     **trouble: Any,
 ) -> Explorer:
-    """One contender for each number in `processes`, in the process of that number; kernel engine by default."""
-    program = turns(engine or kernel_engine(), kind=kind, timeout=timeout, fair=fair, patches=patches)
+    """One contender for each number in `processes`, in the process of that number; kernel engine by default.
+
+    `others` are programs of their own, each in a process of its own.
+    """
+    program = turns(
+        engine or kernel_engine(), kind=kind, timeout=timeout, fair=fair, patches=patches, inside=inside
+    )
     cancellable = kind is None or issubclass(kind, lock.AsyncLock)
     each = [rounds] * len(processes) if isinstance(rounds, int) else rounds
     contenders = [
         Contender(program, process, times, cancellable) for process, times in zip(processes, each, strict=True)
     ]
+    contenders += [Contender(program, 100 + number) for number, program in enumerate(others)]
     if timeout is not None:
         trouble.setdefault("outcomes", ("Timeout", "TimeoutError"))
     return Explorer(world if world is not None else SimKernel(), contenders, **trouble)

@@ -5,14 +5,23 @@ What is proven is what the simulated kernel is like (see `simkernel`), for so ma
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from interlock import lock
+from interlock.testing.simposix import SimOps
+from interlock.testing.simprocess import PATH
 
 from .scenarios import EVENTS, EVENTS_ONLY, FRONT_OF_ONE, explore, kernel, kernel_world, run
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from interlock.testing.sim import Script
+
+EXCLUSIVE, UNLOCK = 6, 8
 TASK: dict[str, Any] = {"kind": lock.AsyncLock, "tasks": True}
 SCENARIOS: dict[str, tuple[tuple[int, ...], dict[str, Any], int]] = {
     # name: the process of each contender, options, fewest states that this must have seen
@@ -24,18 +33,18 @@ SCENARIOS: dict[str, tuple[tuple[int, ...], dict[str, Any], int]] = {
     "two, killed": ((0, 1), {"patches": EVENTS, "crashes": 1, "jumps": 2}, 2_000),
     "two, killed, two rounds": ((0, 1), {"patches": EVENTS, "crashes": 1, "rounds": 2}, 20_000),
     "two, stopped": ((0, 1), {"stops": 1}, 300),
-    "two, cancelled": ((0, 1), {**TASK, "patches": EVENTS, "cancels": 2}, 200),
-    "two, Ctrl-C": ((0, 1), {"patches": EVENTS, "interrupts": 1, "jumps": 1}, 2_000),
-    "two, Ctrl-C, cleaner": ((0, 1), {"patches": EVENTS, "interrupts": 1, "world": {"cleanings": 1}}, 20_000),
-    "two, timeout": ((0, 1), {"patches": EVENTS, "timeout": 1.0, "ticks": (1.0,)}, 1_000),
-    "two, timeout, Ctrl-C": ((0, 1), {"patches": EVENTS, "timeout": 1.0, "ticks": (1.0,), "interrupts": 1}, 5_000),
+    "two, cancelled": ((0, 1), {**TASK, "patches": EVENTS_ONLY, "cancels": 2}, 200),
+    "two, Ctrl-C": ((0, 1), {"patches": EVENTS_ONLY, "interrupts": 1}, 1_000),
+    "two, Ctrl-C, cleaner": ((0, 1), {"patches": EVENTS_ONLY, "interrupts": 1, "world": {"cleanings": 1}}, 20_000),
+    "two, timeout": ((0, 1), {"patches": EVENTS_ONLY, "timeout": 1.0, "ticks": (1.0,)}, 1_000),
+    "two, timeout, Ctrl-C": ((0, 1), {"patches": EVENTS_ONLY, "timeout": 1.0, "ticks": (1.0,), "interrupts": 1}, 5_000),
     "two, low event descriptor": ((0, 1), {"patches": EVENTS_ONLY, "engine": {"events_fd": 7}}, 100),
     "two, naps only": ((0, 1), {"engine": {"trusted": False}, "jumps": 1}, 100),
     "two threads": ((0, 0), {"patches": EVENTS_ONLY, "rounds": 2}, 3_000),
-    "two threads, Ctrl-C": ((0, 0), {"patches": EVENTS, "interrupts": 1}, 2_000),
+    "two threads, Ctrl-C": ((0, 0), {"patches": EVENTS_ONLY, "interrupts": 1}, 2_000),
     "two threads, timeout, Ctrl-C": (
         (0, 0),
-        {"patches": EVENTS, "timeout": 1.0, "ticks": (1.0,), "interrupts": 1},
+        {"patches": EVENTS_ONLY, "timeout": 1.0, "ticks": (1.0,), "interrupts": 1},
         5_000,
     ),
     "three": ((0, 1, 2), {"patches": EVENTS_ONLY}, 10_000),
@@ -45,10 +54,10 @@ SCENARIOS: dict[str, tuple[tuple[int, ...], dict[str, Any], int]] = {
     "three, naps only": ((0, 1, 2), {"engine": {"trusted": False}}, 1_000),
     "three, stopped": ((0, 1, 2), {"stops": 1}, 30_000),
     "three, one in front, stopped": ((0, 1, 2), {"stops": 1, "patches": FRONT_OF_ONE}, 30_000),
-    "three, cancelled": ((0, 1, 2), {"kind": lock.AsyncLock, "patches": EVENTS, "cancels": 1}, 20_000),
+    "three, cancelled": ((0, 1, 2), {"kind": lock.AsyncLock, "patches": EVENTS_ONLY, "cancels": 1}, 20_000),
     "three threads": ((0, 0, 0), {"patches": EVENTS_ONLY}, 20_000),
     "two threads and a process": ((0, 0, 1), {"patches": EVENTS_ONLY}, 20_000),
-    "three tasks, cancelled": ((0, 0, 0), {**TASK, "patches": EVENTS, "cancels": 1}, 50_000),
+    "three tasks, cancelled": ((0, 0, 0), {**TASK, "patches": EVENTS_ONLY, "cancels": 1}, 50_000),
 }
 DEEP: dict[str, tuple[tuple[int, ...], dict[str, Any], int]] = {
     "three, new file": ((0, 1, 2), {"patches": EVENTS_ONLY, "world": {"exists": False}}, 50_000),
@@ -57,7 +66,7 @@ DEEP: dict[str, tuple[tuple[int, ...], dict[str, Any], int]] = {
 }
 BOUNDED: dict[str, tuple[tuple[int, ...], dict[str, Any], int]] = {
     "three, two rounds": ((0, 1, 2), {"patches": EVENTS_ONLY, "rounds": 2, "preemptions": 3}, 50_000),
-    "three, cleaner": ((0, 1, 2), {"patches": EVENTS, "world": {"cleanings": 1}, "preemptions": 2}, 50_000),
+    "three, cleaner": ((0, 1, 2), {"patches": EVENTS_ONLY, "world": {"cleanings": 1}, "preemptions": 2}, 50_000),
     "four": ((0, 1, 2, 3), {"patches": EVENTS_ONLY, "preemptions": 2}, 10_000),
     "four, one in front": ((0, 1, 2, 3), {"patches": (*EVENTS_ONLY, *FRONT_OF_ONE), "preemptions": 2}, 10_000),
 }
@@ -89,3 +98,48 @@ def test_all_interleavings_of_many(name: str) -> None:
 def test_interleavings_with_few_preemptions(name: str) -> None:
     """Not exhaustive: at most that many times one contender goes on although the one before could."""
     _hold(name, *BOUNDED[name])
+
+
+# ---- in a mixed fleet
+
+
+def _foreign(unlocks: bool) -> Callable[[Script], None]:
+    """Somebody else's lock on the same file: flock(1), which closes it locked, or filelock, which unlocks first."""
+
+    def program(script: Script) -> None:
+        ops = SimOps(script)
+        fd = ops.open(PATH, os.O_RDWR)
+        try:
+            ops.flock(fd, EXCLUSIVE)
+        except BlockingIOError:
+            ops.close(fd)
+            return
+        script.tell("enter", None)
+        script.tell("leave")
+        if unlocks:
+            ops.flock(fd, UNLOCK)
+        ops.close(fd)
+
+    return program
+
+
+@pytest.mark.parametrize("unlocks", [True, False], ids=["unlocks", "closes"])
+@pytest.mark.parametrize("fair", [True, False], ids=["fair", "not fair"])
+def test_a_foreign_holder_wakes_us_without_knowing_it(unlocks: bool, fair: bool) -> None:
+    patches = EVENTS_ONLY if unlocks else EVENTS
+    explorer = explore((0, 1), patches=patches, fair=fair, others=[_foreign(unlocks)], jumps=0 if unlocks else 1)
+    result = run("foreign", explorer)
+    assert not result.broken, str(result)
+    assert result.states > 2_000
+
+
+def _has_a_child(script: Script, claim: Any) -> None:
+    script.tell("copy", claim.fd)
+
+
+def test_a_copy_in_a_child_costs_no_more_than_a_nap() -> None:
+    """Unlocked while a child has a copy of the descriptor, nothing is closed, and no event tells: hence the nap cap."""
+    result = run("naps", explore((0, 1), inside=_has_a_child))
+    assert not result.broken, str(result)
+    silent = run("no naps", explore((0, 1), inside=_has_a_child, patches=EVENTS_ONLY))
+    assert "waits for ever" in silent.broken

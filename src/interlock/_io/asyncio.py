@@ -18,30 +18,35 @@ if TYPE_CHECKING:
 
 
 class _FutureParker:
+    """Refers weakly to the loop and to what the task awaits: whoever can wake a task must not keep it alive. A loop
+    that is given up with tasks in it can so be collected, which ends their waiting."""
+
     __slots__ = ("_future", "_loop", "_set", "_thread", "source")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, source: Source | None) -> None:
-        self._loop = loop
+        self._loop = ref(loop)
         self._thread = get_ident()
         self._set = False
-        self._future: asyncio.Future[None] | None = None
+        self._future: ref[asyncio.Future[None]] | None = None
         self.source = source
 
     def unpark(self) -> bool:
         self._set = True
-        if self._loop.is_closed():
+        loop = self._loop()
+        if loop is None or loop.is_closed():
             return False
         try:
             if get_ident() == self._thread:
                 self._resolve()
             else:
-                self._loop.call_soon_threadsafe(self._resolve)
+                loop.call_soon_threadsafe(self._resolve)
         except RuntimeError:  # closed since we looked
             return False
         return True
 
     def _resolve(self) -> None:
-        future = self._future
+        waiting = self._future
+        future = None if waiting is None else waiting()
         if future is not None and not future.done():
             future.set_result(None)
 
@@ -49,10 +54,12 @@ class _FutureParker:
         if self._set:
             self._set = False
             return True
-        self._future = future = self._loop.create_future()
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        self._future = ref(future)
         timer = None
         if until != float("inf"):
-            timer = self._loop.call_later(until - monotonic(), self._resolve)
+            timer = loop.call_later(until - monotonic(), self._resolve)
         try:
             if not self._set:  # set by another thread since we looked
                 await future

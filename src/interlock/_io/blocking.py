@@ -77,7 +77,8 @@ class _PollParker:
         if seconds < 0.001:  # poll(2) counts milliseconds
             try:
                 return bool(select.select(self._fds, (), (), seconds)[0])
-            except ValueError:  # a descriptor beyond what select(2) can name
+            except (ValueError, OSError):
+                # A descriptor beyond what select(2) can name; or closed, in a child that a signal handler forked here.
                 sleep(seconds)
                 return False
         # The news are read by the caller, after it tried the lock: every instruction before that try is

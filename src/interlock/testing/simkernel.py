@@ -112,6 +112,11 @@ class SimKernel(World):
         self.put(("nlink", inode), 1)
         return inode
 
+    def on_copy(self, who: int, fd: int) -> None:
+        """A child process gets a copy of the descriptor, and keeps it."""
+        owner, _ = self._file(who, fd)
+        self.put(("copy", *owner), True)
+
     def _file(self, who: int, fd: int) -> tuple[Owner, int]:
         """The description that a descriptor is for, and its inode."""
         owner = self.setup.process[who], self.cells["fd", self.setup.process[who], fd]
@@ -137,7 +142,8 @@ class SimKernel(World):
         Steps that do nothing are not taken.
         """
         number = self.cells["fd", process, fd]
-        if any(cell[:2] == ("fd", process) and cell[2] != fd and its == number for cell, its in self.cells.items()):
+        others = [cell for cell, its in self.cells.items() if cell[:2] == ("fd", process) and its == number]
+        if len(others) > 1 or ("copy", process, number) in self.cells:
             self.put(("fd", process, fd), None)
             return True
         owner = process, number
@@ -354,4 +360,5 @@ class SimKernel(World):
 
     def _lasts(self, cell: tuple[Any, ...]) -> bool:
         idle = cell[0] == "watch" and not self.cells[cell][1]
-        return idle or cell[0] == "lost" or super()._lasts(cell)
+        kept = cell[0] == "copy" or (cell[0] == "file" and ("copy", *cell[1:]) in self.cells)
+        return idle or kept or cell[0] == "lost" or super()._lasts(cell)

@@ -270,12 +270,20 @@ def turns(
     timeout: float | None = None,
     fair: bool = False,
     patches: Iterable[Patch] = (),
+    inside: Callable[[Script, Any], None] | None = None,
 ) -> Callable[[Script], None]:
     """A program: acquire, be inside, release. `kind` None: the engine without an arbiter.
 
-    `engine` makes the process's engine; `patches` are faults to plant and constants to scale.
+    `engine` makes the process's engine; `patches` are faults to plant and constants to scale; `inside` does
+    something, with the claim, while the lock is held.
     """
     patches = tuple(patches)
+
+    def within(script: Script, claim: Any) -> None:
+        script.tell("enter", claim.token)
+        if inside is not None:
+            inside(script, claim)
+        script.tell("leave")
 
     def program(script: Script) -> None:
         memory = Memory(script)
@@ -286,11 +294,12 @@ def turns(
             line = SimLine(its, memory)
             script.tell("begin")
             if kind is None:
-                run(_bare(script, io, line, fair, timeout))
+                run(_bare(script, io, line, fair, timeout, within))
             elif issubclass(kind, lock.Lock):
-                _thread(script, _make(kind, line, fair, timeout))
+                with _make(kind, line, fair, timeout) as hold:
+                    within(script, hold._claim)
             else:
-                run(_task(script, _make(kind, line, fair, timeout)))
+                run(_task(script, _make(kind, line, fair, timeout), within))
 
     return program
 
@@ -306,26 +315,25 @@ def _make(kind: type[Any], line: Line, fair: bool, timeout: float | None) -> Any
     return made
 
 
-def _thread(script: Script, its: lock.Lock) -> None:
-    with its as hold:
-        script.tell("enter", hold.token)
-        script.tell("leave")
-
-
-async def _task(script: Script, its: lock.AsyncLock) -> None:
+async def _task(script: Script, its: lock.AsyncLock, within: Callable[[Script, Any], None]) -> None:
     async with its as hold:
-        script.tell("enter", hold.token)
-        script.tell("leave")
+        within(script, hold._claim)
 
 
-async def _bare(script: Script, io: SimIO, line: Line, fair: bool, timeout: float | None) -> None:
+async def _bare(
+    script: Script,
+    io: SimIO,
+    line: Line,
+    fair: bool,
+    timeout: float | None,
+    within: Callable[[Script, Any], None],
+) -> None:
     engine = line.engine
     claim = engine.claim(line, script, fair)
     deadline = float("inf") if timeout is None else io.now() + timeout
     if not await acquire(io, Bare(engine, claim), deadline):
         raise TimeoutError
-    script.tell("enter", claim.token)
-    script.tell("leave")
+    within(script, claim)
     await engine.release(io, claim)
 
 

@@ -32,7 +32,7 @@ from errno import EAGAIN
 from itertools import repeat, starmap
 from os import fsencode
 from os.path import dirname
-from time import monotonic
+from time import monotonic, monotonic_ns
 
 from ..._core import arbiter
 from ..._errors import DeadlockError, UnsupportedError
@@ -223,7 +223,8 @@ class KernelEngine:
         return (there.st_dev, there.st_ino) == claim.identity
 
     async def wait(self, io: IO, claim: KernelClaim, until: float) -> None:
-        if claim.parker is None:
+        parker = claim.parker  # a fork in a signal handler may take it away at any point below
+        if parker is None:
             await io.call(self._subscribe, io, claim, until)
             return  # subscribed: now try again
         if claim.instance is not None:
@@ -231,22 +232,20 @@ class KernelEngine:
             if claim.front and not claim.echo and self._tickets:
                 await io.call(tickets.promote, self.ops, claim.fd)
         nap = self._nap(claim)
-        if await io.park(claim.parker, min(until, io.now() + nap)):
+        if await io.park(parker, min(until, io.now() + nap)):
             claim.echo = 0
         else:
             claim.echo += 1
             claim.overdue = nap >= PATIENCE
 
     def _nap(self, claim: KernelClaim) -> float:
-        from random import random  # only who naps needs it
-
         if claim.instance is None:
-            return random() * min(BLIND_NAP, 0.001 * (1 << min(claim.echo, 10)))
+            return _jitter() * min(BLIND_NAP, 0.001 * (1 << min(claim.echo, 10)))
         if claim.first and claim.echo < len(_ECHOES):
             return _ECHOES[claim.echo]
         if claim.front and claim.fair and not claim.echo:
             return PATIENCE
-        return NAP * (0.75 + random() / 2)
+        return NAP * (0.75 + _jitter() / 2)
 
     async def release(self, io: IO, claim: KernelClaim) -> None:
         self.drop(claim)
@@ -398,6 +397,12 @@ class KernelEngine:
         from . import unseen
 
         return unseen.blame(line)
+
+
+def _jitter() -> float:
+    """A number from 0 to 1 that differs between processes: enough to keep naps apart, without `random`, whose import
+    at the first wait could meet a fork in another thread."""
+    return (monotonic_ns() * 0x9E3779B1 & 0xFFFFFFFF) / 0x100000000
 
 
 def _same_file(one: KernelClaim, other: Claim, ops: Ops) -> bool:

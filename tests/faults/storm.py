@@ -1,0 +1,187 @@
+"""Real signals, thousands of them, whose handler raises wherever they strike. A program: `python storm.py SECONDS SEED`.
+
+The counter-check of the sweep, which knows by heart where CPython runs signal handlers: here the kernel chooses. An
+alarm is set a few microseconds ahead, then locks are taken and released in all ways until it comes; another process
+wants the lock all the while. After each alarm the references are dropped, and nothing may be left. Prints a JSON
+object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+import warnings
+from typing import TYPE_CHECKING
+
+from sweep import descriptors, kernel_locks, pooled  # type: ignore[import-not-found]
+
+from interlock import AsyncLock, Lock, RLock, Timeout
+from interlock._core import arbiter
+from interlock._wait import inotify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Alarm(BaseException):
+    """As KeyboardInterrupt, no `except Exception` stops it."""
+
+
+def ring(*_: object) -> None:
+    raise Alarm
+
+
+def with_block(path: str) -> None:
+    lock = Lock(path)
+    while True:
+        with lock:
+            pass
+
+
+def by_hand(path: str) -> None:
+    while True:
+        hold = Lock(path).acquire(5)
+        hold.assert_held()
+        hold.release()
+
+
+def nested(path: str) -> None:
+    lock = RLock(path, timeout=5)
+    while True:
+        with lock, lock.acquire():
+            with lock:
+                pass
+
+
+def attempts(path: str) -> None:
+    while True:
+        hold = Lock(path).try_acquire()
+        if hold is not None:
+            hold.release()
+
+
+def in_order(path: str) -> None:
+    lock = Lock(path, fair=True)
+    while True:
+        with lock:
+            pass
+
+
+def impatient(path: str) -> None:
+    while True:
+        try:
+            Lock(path).acquire(0.0001).release()
+        except Timeout:
+            pass
+
+
+def tasks(path: str) -> None:
+    async def one() -> None:
+        async with AsyncLock(path):
+            pass
+
+    async def main() -> None:
+        while True:
+            await one()
+
+    asyncio.run(main())
+
+
+WAYS: list[Callable[[str], None]] = [with_block, by_hand, nested, attempts, in_order, impatient, tasks]
+
+
+def rival(path: str) -> int:
+    """Another process that takes turns with us, and now and then stays away."""
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    chance = random.Random(7)
+    while os.getppid() == parent:
+        with Lock(path):
+            time.sleep(chance.choice([0, 0, 0.0001, 0.001]))
+        time.sleep(chance.choice([0, 0.0001, 0.005]))
+    os._exit(0)
+
+
+def strike(way: Callable[[str], None], path: str, delay: float) -> None:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, delay, 0.05)  # again, should the first strike inside a finalizer
+        way(path)
+    except Alarm:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def leftovers(path: str, before: dict[str, str]) -> list[str]:
+    problems = []
+    if arbiter.turns:
+        problems.append("a claim keeps the turn")
+    if any(line.queue for line in arbiter._lines.values()):
+        problems.append("a place keeps queueing")
+    # An event loop interrupted while it is made or closed leaks its own.
+    ours = [what for fd, what in descriptors().items() if fd not in pooled() and fd not in before]
+    ours = [what for what in ours if what.endswith(".lock") or what == "anon_inode:[eventfd]"]
+    if ours:
+        problems.append(f"descriptors leak: {ours}")
+    if inotify._instance is not None and inotify._instance._watchers:
+        problems.append("a watcher stays")
+    return problems
+
+
+def storm(seconds: float, seed: int) -> dict[str, object]:
+    chance = random.Random(seed)
+    swallowed = 0
+    failures: list[str] = []
+    counts = dict.fromkeys((way.__name__ for way in WAYS), 0)
+
+    def swallow(_: object) -> None:
+        nonlocal swallowed  # struck inside a finalizer, or in a callback of the garbage collector
+        swallowed += 1
+
+    sys.unraisablehook = swallow
+    signal.signal(signal.SIGALRM, ring)
+    with tempfile.TemporaryDirectory() as directory:
+        path = os.path.join(os.path.realpath(directory), "x.lock")
+        other = rival(path)
+        try:
+            for way in WAYS:  # warm up
+                strike(way, path, 0.01)
+            gc.collect()
+            gc.freeze()
+            before = {fd: what for fd, what in descriptors().items() if fd not in pooled()}
+            end = time.monotonic() + seconds
+            while time.monotonic() < end and len(failures) < 10:
+                way = chance.choice(WAYS)
+                strike(way, path, chance.uniform(0.00001, 0.0005))
+                counts[way.__name__] += 1
+                problems = leftovers(path, before)
+                if problems:  # in a cycle, perhaps
+                    gc.collect()
+                    problems = leftovers(path, before)
+                if problems:
+                    failures.append(f"{way.__name__}: {problems}")
+                    arbiter.turns.clear()
+                    for line in arbiter._lines.values():
+                        line.queue.clear()
+        finally:
+            os.kill(other, signal.SIGKILL)
+            os.waitpid(other, 0)
+        if kernel_locks(directory):
+            failures.append(f"{kernel_locks(directory)} locks in the kernel")
+        try:
+            Lock(path).acquire(2).release()
+        except BaseException as error:  # noqa: BLE001 - told to the test
+            failures.append(f"the next acquire: {error}")
+    return {"interruptions": sum(counts.values()), "ways": counts, "swallowed": swallowed, "failures": failures}
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")  # dropping holds and coroutines is what this program does
+    print(json.dumps(storm(float(sys.argv[1]), int(sys.argv[2]))))

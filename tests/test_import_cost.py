@@ -1,0 +1,47 @@
+"""What an import costs, against filelock 4.2.11 in the same run: a ratio, because seconds are the machine's.
+
+Both are measured in fresh interpreters, in turns, and compared by their best runs: noise only adds.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from .support import need_module
+
+need_module("filelock")
+
+PROGRAM = """
+import sys, time
+began = time.perf_counter()
+{program}
+print(time.perf_counter() - began)
+"""
+ROUNDS = 9
+
+
+def cost(program: str) -> float:
+    result = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(program=program)], capture_output=True, text=True, check=True
+    )
+    return float(result.stdout)
+
+
+@pytest.mark.parametrize(
+    ("mine", "limit"),
+    [
+        ("import interlock", 0.25),
+        ("from interlock import Lock, Timeout", 0.5),
+    ],
+)
+def test_an_import_is_cheap(mine: str, limit: float) -> None:
+    import filelock
+
+    if filelock.__version__ != "4.2.11":
+        pytest.skip(f"is compared with filelock 4.2.11, not {filelock.__version__}")
+    costs = [(cost(mine), cost("import filelock")) for _ in range(ROUNDS)]
+    ours, theirs = (min(column) for column in zip(*costs, strict=True))
+    assert ours <= limit * theirs, f"{mine}: {ours * 1e3:.2f} ms, import filelock: {theirs * 1e3:.2f} ms"
