@@ -215,6 +215,48 @@ def restless() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("restless")
+def test_threads_that_name_a_resource_at_once_get_one_line() -> None:
+    """Two lines would not know of each other: no queue, no re-entrance, no deadlock noticed."""
+    engine = MemoryEngine()
+    for number in range(300):
+        found: list[Line] = []
+        start = threading.Barrier(4)
+
+        def name(key: str = str(number), found: list[Line] = found, start: threading.Barrier = start) -> None:
+            start.wait()
+            found.append(line_for(engine, key, key))
+
+        threads = [threading.Thread(target=name) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(set(map(id, found))) == 1
+    del found
+    gc.collect()
+    assert not [where for where in arbiter._lines if where[0] == id(engine)]
+
+
+@pytest.mark.usefixtures("restless")
+def test_lines_that_come_and_go_stay_one() -> None:
+    engine = MemoryEngine()
+    wrong: list[object] = []
+
+    def work() -> None:
+        for _ in range(2000):
+            line = line_for(engine, "key", "x")
+            if line_for(engine, "key", "x") is not line:
+                wrong.append(line)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+@pytest.mark.usefixtures("restless")
 def test_nobody_is_forgotten_in_the_crowd(line: Line) -> None:
     """Threads that come, wait, give up and release at the worst moments: everybody is served, one at a time."""
     inside: list[int] = []

@@ -251,3 +251,29 @@ def test_table_of_nothing() -> None:
 
 def test_nothing_that_a_terminal_obeys_is_printed() -> None:
     assert _text.plain("a\x1b[31mb\nc\udcff") == "a?[31mb?c?"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_the_command_runs_where_standard_streams_are_closed(closed: str, tmp_path: Path) -> None:
+    """As daemons start their children. The lock file's descriptor must not become the command's standard output."""
+    need_module("click")
+    script = f"exec {sys.executable} -m interlock run x.lock -- sh -c 'echo ran >mark' {closed}"
+    assert subprocess.run(["sh", "-c", script], cwd=tmp_path, timeout=30).returncode == 0
+    assert (tmp_path / "mark").read_text() == "ran\n"
+    assert (tmp_path / "x.lock").read_bytes() == b""
+
+
+def test_an_empty_command_is_not_found(tmp_path: Path) -> None:
+    need_module("click")
+    done = tool("run", "x.lock", "--", "", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (127, 1)
+
+
+def test_who_says_that_it_cannot_write(tmp_path: Path) -> None:
+    need_module("click")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*TOOL, "who", "x.lock"], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30
+        )
+    assert done.returncode == 125
+    assert done.stderr.startswith("interlock: standard output: ")

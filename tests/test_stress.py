@@ -111,7 +111,8 @@ def test_every_way_at_once(target: str) -> None:
 
         asyncio.run(main())
 
-    together(lambda: blocks(shared), lambda: blocks(shared), lambda: blocks(Lock(target)), nested, attempts, tasks, tasks)
+    own = [lambda lock=lock: blocks(lock) for lock in (shared, shared, Lock(target))]
+    together(*own, nested, attempts, tasks, tasks)
     assert referee.overlaps == 0
     assert referee.entered > 100
     idle(target)

@@ -16,7 +16,10 @@ def seconds(timeout: object) -> float:
         return FOREVER
     if isinstance(timeout, bool) or not hasattr(timeout, "__float__"):
         raise TypeError(f"timeout is a number of seconds or None, not {type(timeout).__name__}")
-    value = float(timeout)  # type: ignore[arg-type] # it has __float__
+    try:
+        value = float(timeout)  # type: ignore[arg-type] # it has __float__
+    except OverflowError:  # an int beyond all floats
+        raise ValueError("timeout is too large: use None to wait for ever") from None
     if value != value:
         raise ValueError("timeout is not a number (NaN)")
     if value < 0:

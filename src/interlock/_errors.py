@@ -43,7 +43,8 @@ class Timeout(LockError, TimeoutError):
     def __str__(self) -> str:
         held = f": held by {self.holder}" if self.holder is not None else ""
         hint = f" ({self.hint})" if self.hint else ""
-        return f"{self.resource} was not acquired within {self.waited:.3g} s{held}{hint}"
+        when = f"within {self.waited:.3g} s" if self.waited >= 0.001 else "at once"
+        return f"{self.resource} was not acquired {when}{held}{hint}"
 
 
 class NotHeldError(LockError):

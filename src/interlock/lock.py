@@ -107,7 +107,7 @@ class _BaseLock:
     def _self_deadlock(self) -> DeadlockError:
         return DeadlockError(
             f"{self.resource} is held by this very thread or task: it would wait for itself for ever. "
-            "Release the first hold, give a timeout, or use RLock"
+            f"Release the first hold, give a timeout, or use {'AsyncRLock' if isinstance(self, AsyncLock) else 'RLock'}"
         )
 
     def _timed_out(self, waited: float) -> Timeout:

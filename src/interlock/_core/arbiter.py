@@ -23,7 +23,8 @@ Invariants: a claim is in `turns` from before its first outside effect until aft
 from __future__ import annotations
 
 from collections import deque
-from weakref import WeakValueDictionary
+from weakref import KeyedRef
+from weakref import _remove_dead_weakref as remove_dead  # type: ignore[attr-defined]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,12 +53,24 @@ class Line:
 
 
 turns: dict[Line, Claim] = {}
-_lines: WeakValueDictionary[tuple[int, str], Line] = WeakValueDictionary()
+_lines: dict[tuple[int, str], KeyedRef[tuple[int, str], Line]] = {}
+"""Not a WeakValueDictionary: its `setdefault` is several steps, and two threads may get two lines of one key."""
 
 
 def line_for(engine: Engine, key: str, resource: str) -> Line:
     """The line of this key; all locks of the process on one key share it."""
-    return _lines.setdefault((id(engine), key), Line(engine, key, resource))
+    where = (id(engine), key)
+    line = Line(engine, key, resource)
+    mine = KeyedRef(line, _forget, where)
+    while True:
+        found = _lines.setdefault(where, mine)()
+        if found is not None:
+            return found
+        remove_dead(_lines, where)
+
+
+def _forget(dead: KeyedRef[tuple[int, str], Line]) -> None:
+    remove_dead(_lines, dead.key)  # one step: does nothing if there is a new line by now
 
 
 def give_back(claim: Claim) -> None:
@@ -97,8 +110,10 @@ def forget_all() -> list[Claim]:
     turns.clear()
     for claim in inherited:
         claim.depth = 0
-    for line in list(_lines.values()):
-        line.queue.clear()
+    for known in list(_lines.values()):
+        line = known()
+        if line is not None:
+            line.queue.clear()
     return inherited
 
 

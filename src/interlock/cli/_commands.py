@@ -96,6 +96,9 @@ def run(
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--timeout") from None
     line = _line(target)
+    if not command[0]:
+        _complain("the command is an empty word")
+        sys.exit(127)
     try:
         lock = Lock(target, fair=fair)
         with saying_so(line, limit, quiet or not limit):

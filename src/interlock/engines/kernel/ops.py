@@ -66,6 +66,7 @@ class Ops:
         another user's file is EACCES although opening it is allowed. A file that may only be read is opened
         read-only, which is enough for flock(2) on local filesystems.
         """
+        missing = False
         for _ in range(100):
             try:
                 for owner.fd in map(self.open, (path,), (OPEN,)):
@@ -88,7 +89,11 @@ class Ops:
             except FileExistsError:
                 self._refuse_unsafe(path)  # a dangling symbolic link is "not found" and "exists"
             except FileNotFoundError:
-                self.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+                directory = os.path.dirname(path)
+                if missing and os.path.isdir(directory):  # not gone again: nothing can be made in it (/proc)
+                    raise
+                missing = True
+                self.makedirs(directory, exist_ok=True)
         raise OSError(errno.EAGAIN, "the lock file is created and removed faster than it can be opened", path)
 
     def _open_read_only(self, owner: Owner, path: str) -> None:

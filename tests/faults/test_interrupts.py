@@ -1,0 +1,96 @@
+"""Ctrl-C anywhere: nothing stays behind, in the kernel or in the process. The work is done by `sweep` and `storm`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+SCENARIOS = {
+    # and how many points there are at least; fewer means that the sweep has gone blind
+    "Acquire": 15,
+    "AcquireTimed": 15,
+    "AcquireNew": 50,
+    "AsyncAcquire": 30,
+    "AsyncContended": 150,
+    "AsyncWith": 30,
+    "Contended": 150,
+    "ContendedBefore": 150,
+    "ContendedBlind": 100,
+    "ContendedFair": 150,
+    "ContendedHere": 50,
+    "ContendedLonger": 200,
+    "ContendedReplaced": 200,
+    "Drain": 8,
+    "ExitBefore": 5,
+    "ExitHold": 5,
+    "Reenter": 10,
+    "Release": 5,
+    "ReleaseBefore": 8,
+    "ReleaseDropped": 5,
+    "ReleaseInner": 3,
+    "ReleaseWaited": 20,
+    "TimesOut": 200,
+    "TimesOutBefore": 200,
+    "TryAcquire": 30,
+    "TryContended": 30,
+    "With": 15,
+    "WithHold": 20,
+    "WithNested": 40,
+}
+
+BETWEEN_CHECKS = {
+    # A descriptor is in nobody's hands here, between two opcodes with no look at signals in between.
+    "engines/kernel/__init__.py KernelEngine.drop",  # claim.fd = None; close(fd)
+    "engines/kernel/__init__.py KernelEngine.try_now",  # for claim.fd in map(open, ...)
+    "engines/kernel/ops.py Ops.lift",
+    "engines/kernel/ops.py Ops.open_lock_file",
+    "_io/blocking.py _Wake.clear",  # in a finalizer, where the interpreter swallows exceptions
+}
+
+
+def run(program: str, *words: str, timeout: float = 100) -> list[dict[str, Any]]:
+    command = [sys.executable, os.path.join(HERE, program), *words]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=timeout)
+    assert done.returncode == 0
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_an_interrupt_at_any_point_leaves_nothing(scenario: str) -> None:
+    (result,) = run("sweep.py", scenario)
+    print(f"{scenario}: interrupted at {result['points']} points")
+    assert result["failures"] == []
+    assert result["points"] >= SCENARIOS[scenario]
+
+
+@pytest.mark.slow
+def test_an_exception_at_any_opcode_leaves_no_lock() -> None:
+    """Also where CPython never runs a signal handler: no lock, no turn, no watch; a descriptor only in known places."""
+    results = run("sweep.py", "--all")
+    assert {result["scenario"] for result in results} == set(SCENARIOS)
+    for result in results:
+        for failure in result["failures"]:
+            assert _place(failure["point"]) in BETWEEN_CHECKS, failure
+            assert [problem.partition(":")[0] for problem in failure["problems"]] == ["descriptors leak"], failure
+    print(f"interrupted at {sum(result['points'] for result in results)} opcodes")
+
+
+def _place(point: str) -> str:
+    where, _, rest = point.partition(":")
+    return f"{where} {rest.split()[1]}"
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_storm_of_real_signals_leaves_nothing(seed: int) -> None:
+    (result,) = run("storm.py", "2.5", str(seed))
+    print(f"{result['interruptions']} interruptions: {result['ways']}")
+    assert result["failures"] == []
+    assert result["interruptions"] > 300
+    assert all(result["ways"].values())
