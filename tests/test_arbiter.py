@@ -218,11 +218,12 @@ def restless() -> Iterator[None]:
 def test_threads_that_name_a_resource_at_once_get_one_line() -> None:
     """Two lines would not know of each other: no queue, no re-entrance, no deadlock noticed."""
     engine = MemoryEngine()
-    for number in range(300):
+
+    def round_of(key: str) -> int:
         found: list[Line] = []
         start = threading.Barrier(4)
 
-        def name(key: str = str(number), found: list[Line] = found, start: threading.Barrier = start) -> None:
+        def name() -> None:
             start.wait()
             found.append(line_for(engine, key, key))
 
@@ -231,8 +232,9 @@ def test_threads_that_name_a_resource_at_once_get_one_line() -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        assert len(set(map(id, found))) == 1
-    del found
+        return len(set(map(id, found)))
+
+    assert {round_of(str(number)) for number in range(300)} == {1}
     gc.collect()
     assert not [where for where in arbiter._lines if where[0] == id(engine)]
 
