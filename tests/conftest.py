@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import signal
 
-# Runners and nohup(1) ignore hang-ups, and children inherit that; the tests are about what signals do by default.
-if hasattr(signal, "SIGHUP"):
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# Runners, nohup(1) and shells with background jobs ignore these, and children inherit that; the tests are about what
+# signals do by default.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for name in ("SIGHUP", "SIGQUIT"):
+    if hasattr(signal, name):
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
