@@ -1,4 +1,4 @@
-"""Real signals, thousands of them, whose handler raises wherever they strike. A program: `python storm.py SECONDS SEED`.
+"""Thousands of real signals, whose handler raises wherever they strike. A program: `python storm.py SECONDS SEED`.
 
 The counter-check of the sweep, which knows by heart where CPython runs signal handlers: here the kernel chooses. An
 alarm is set a few microseconds ahead, then locks are taken and released in all ways until it comes; another process
@@ -20,7 +20,7 @@ import time
 import warnings
 from typing import TYPE_CHECKING
 
-from sweep import descriptors, kernel_locks, pooled  # type: ignore[import-not-found]
+from sweep import descriptors, kernel_locks, lines, pooled  # type: ignore[import-not-found]
 
 from interlock import AsyncLock, Lock, RLock, Timeout
 from interlock._core import arbiter
@@ -123,7 +123,7 @@ def leftovers(path: str, before: dict[str, str]) -> list[str]:
     problems = []
     if arbiter.turns:
         problems.append("a claim keeps the turn")
-    if any(line.queue for line in arbiter._lines.values()):
+    if any(line.queue for line in lines()):
         problems.append("a place keeps queueing")
     # An event loop interrupted while it is made or closed leaks its own.
     ours = [what for fd, what in descriptors().items() if fd not in pooled() and fd not in before]
@@ -168,7 +168,7 @@ def storm(seconds: float, seed: int) -> dict[str, object]:
                 if problems:
                     failures.append(f"{way.__name__}: {problems}")
                     arbiter.turns.clear()
-                    for line in arbiter._lines.values():
+                    for line in lines():
                         line.queue.clear()
         finally:
             os.kill(other, signal.SIGKILL)
