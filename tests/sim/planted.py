@@ -179,7 +179,6 @@ class ClosesLocked(KernelEngine):
                 claim.instance.unwatch(claim.wd, claim)
 
 
-
 PLANTS.append(
     Plant(
         "NoEchoes",  # one look after a wake-up: but a dying holder's event comes before its lock is free
@@ -204,9 +203,7 @@ def _leave_quietly(ops: Any, fd: int) -> None:
     ops.fcntl(fd, tickets._SETLK, tickets._MINE)
 
 
-plant(
-    "waits for ever", inside(tickets, "leave"), (0, 1, 2), patches=(*EVENTS, *FRONT_OF_ONE)
-)(_leave_quietly)
+plant("waits for ever", inside(tickets, "leave"), (0, 1, 2), patches=(*EVENTS, *FRONT_OF_ONE))(_leave_quietly)
 
 
 def _wakes_nobody(line: Line) -> None:
@@ -327,9 +324,9 @@ def _leaves_too_early(self: Place) -> None:
             pass
 
 
-plant(
-    "is left: .*queue|waits for ever", inside(Place, "leave_queue"), (0, 0), patches=EVENTS, interrupts=1
-)(_leaves_too_early)
+plant("is left: .*queue|waits for ever", inside(Place, "leave_queue"), (0, 0), patches=EVENTS, interrupts=1)(
+    _leaves_too_early
+)
 
 
 @plant("IndexError", MEMORY, (0, 0), world=memory_world, kind=None)

@@ -59,9 +59,7 @@ def explore(
 
     `others` are programs of their own, each in a process of its own.
     """
-    program = turns(
-        engine or kernel_engine(), kind=kind, timeout=timeout, fair=fair, patches=patches, inside=inside
-    )
+    program = turns(engine or kernel_engine(), kind=kind, timeout=timeout, fair=fair, patches=patches, inside=inside)
     cancellable = kind is None or issubclass(kind, lock.AsyncLock)
     each = [rounds] * len(processes) if isinstance(rounds, int) else rounds
     contenders = [

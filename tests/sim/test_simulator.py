@@ -16,7 +16,7 @@ from interlock.testing.sim import Contender, Explorer, Script, Unrepeatable, Wor
 from interlock.testing.simprocess import SimLine, patched
 
 from .planted import PLANTS
-from .scenarios import EVENTS, EVENTS_ONLY, explore, kernel_world, memory, memory_world, run
+from .scenarios import EVENTS, EVENTS_ONLY, explore, kernel, kernel_world, memory, memory_world, run
 
 SAME: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "two": ((0, 1), {"patches": EVENTS_ONLY, "rounds": 2}),
@@ -26,6 +26,7 @@ SAME: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "timeout": ((0, 1), {"patches": EVENTS, "timeout": 1.0, "ticks": (1.0,)}),
     "Ctrl-C": ((0, 1), {"patches": EVENTS, "interrupts": 1}),
     "cancelled": ((0, 0), {"patches": EVENTS, "kind": lock.AsyncLock, "cancels": 1, "tasks": True}),
+    "three": ((0, 1, 2), {"patches": EVENTS_ONLY, "engine": kernel(queue=False)}),
     "memory": ((0, 0), {"rounds": 2, "world": memory_world, "engine": memory()}),
 }
 
@@ -36,7 +37,7 @@ def _explore(name: str, **more: Any) -> Explorer:
 
 
 @pytest.mark.parametrize("name", SAME)
-def test_merging_contenders_that_are_at_the_same_place_loses_no_schedule(name: str) -> None:
+def test_merging_equal_states_loses_no_schedule(name: str) -> None:
     merged, plain = _explore(name).run(), _explore(name, merge=False).run()
     print(f"{name}: {merged} / without merging: {plain}")
     assert merged.schedules == plain.schedules
@@ -120,13 +121,13 @@ def test_patches_are_taken_back() -> None:
 # What threads of one process share must be known to the simulator, or each simulated thread would have its own.
 # A new name here must be put into `simprocess` (or be constant, or used by one thread only), and then into this list.
 
-SHARED = {"courtesy", "by_hand", "queue"}
+SHARED = {"courtesy", "queue"}
 CONSTANT = {"engine", "key", "resource", "opens", "__weakref__"}
 
 
 def test_all_fields_of_a_line_are_known() -> None:
     assert set(Line.__slots__) == SHARED | CONSTANT
-    assert all(isinstance(vars(SimLine)[name], property) for name in ("courtesy", "by_hand"))
+    assert all(isinstance(vars(SimLine)[name], property) for name in ("courtesy",))
 
 
 def test_all_fields_of_a_place_are_known() -> None:

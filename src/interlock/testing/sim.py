@@ -15,9 +15,11 @@ moment at which time may pass. A state seen before is not entered again: what fo
 contender's future is a function of its script and of nothing else. A contender that, played again, does not ask the
 same questions is an error (`Unrepeatable`).
 
-Two economies, both exact. (1) A step that nobody else can see or influence (memory of a process with one thread, and
-what a world's `local` names) is taken at once, without a choice. (2) States are remembered by a sum of random 128-bit
-numbers, one per cell and value: a million states collide with a probability below 1e-26.
+Economies, all exact. (1) A step that nobody else can see or influence (memory of a process with one thread, and what
+a world's `local` names) is taken at once, without a choice. (2) Scripts that lead to the same place are one: see
+`simshape`. (3) Equal contenders in processes of their own may change places. (4) States are remembered by sums of
+random 128-bit numbers, one per cell and value: a million states collide with a probability below 1e-26. `tests/sim`
+checks (2) and (3) by counting: with and without them, exactly the same number of schedules.
 
 Time stands still until somebody sleeps towards it: when nobody can do anything else, it passes to the earliest
 deadline; `jumps` and `ticks` allow that many early passages at any moment. So an interleaving is explored under the
@@ -31,7 +33,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .simscript import FOREVER, MINE, START, Given, Node, Raised, Request, Script, SimIO, Token, Unrepeatable
 from .simshape import place
-from .simworld import AGAIN, Broken, Choice, Contender, Setup, World
+from .simworld import AGAIN, ROUNDS, Broken, Choice, Contender, Setup, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -89,7 +91,7 @@ class Explorer:
     to these seconds after START). `naps`: more naps than that with nothing else going on are a failure.
 
     `preemptions`: only interleavings in which at most so often one contender goes on although the one before could.
-    Without it the search is exhaustive. `eager` and `merge` False do without the economies, to check them.
+    Without it the search is exhaustive. `eager` and `merge` False do without the economies 1, and 2 and 3.
     """
 
     def __init__(
@@ -116,7 +118,8 @@ class Explorer:
             ends.add("CancelledError")
         if interrupts:
             ends.add("Interrupt")
-        self.setup = world.setup = Setup(contenders, frozenset(ends), tasks)
+        self.setup = Setup(contenders, frozenset(ends), tasks, merge)
+        world.begin(self.setup)
         self._limit = limit
         self._bounded = preemptions is not None
         self._eager = eager
@@ -141,7 +144,7 @@ class Explorer:
         world.put(("left", "ticks"), tuple(START + tick for tick in sorted(ticks)) or None)
         world.put(("now",), START)
         for who, contender in enumerate(contenders):
-            world.put(("left", f"rounds of {who}"), contender.rounds - 1 or None)
+            world.put(("left", f"{ROUNDS}{who}"), contender.rounds - 1 or None)
         self._start = world
 
     # ---- contenders
@@ -338,7 +341,7 @@ class Explorer:
 
     def run(self) -> Result:
         """Depth-first over all states, until a property breaks or there are no more."""
-        seen: dict[int, int] = {}
+        seen: dict[tuple[int, ...], int] = {}
         steps = 0
         broken = ""
         path: list[Choice] = []
@@ -351,9 +354,10 @@ class Explorer:
                     path.append(choice)
                     world = self.apply(frame[0], choice)
                     steps += 1
-                    known = seen.get(world.digest)
+                    key = world.key()
+                    known = seen.get(key)
                     if known is None:
-                        seen[world.digest] = 0
+                        seen[key] = 0
                         if len(seen) > self._limit:
                             raise RuntimeError(f"more than {self._limit:,} states: this is no exhaustive search")
                         stack.append([world, iter(self.choices(world)), 0])
@@ -363,7 +367,7 @@ class Explorer:
                 else:
                     stack.pop()
                     ways = frame[2] or 1
-                    seen[frame[0].digest] = ways
+                    seen[frame[0].key()] = ways
                     if stack:
                         stack[-1][2] += ways
                         path.pop()

@@ -27,7 +27,7 @@ from .simworld import AGAIN, Broken, World
 
 if TYPE_CHECKING:
     from .simscript import Request
-    from .simworld import Choice
+    from .simworld import Choice, Parts
 
 CLOSED, REPLACED = 1, 2
 _FLOCK = struct.Struct("hhqqi4x")
@@ -76,6 +76,21 @@ class SimKernel(World):
         self.put(("fifo",), () if fifo else None)
         if exists:
             self._new_file()
+
+    def parts(self, cell: tuple[Any, ...], value: Any) -> Parts:
+        kind = cell[0]
+        if kind in ("fd", "file", "copy", "closing", "grave", "watch", "news"):
+            return (self._process_part(cell[1], kind, cell[2:], value),)
+        if kind in ("flock", "lost"):
+            return (self._process_part(value[0], *cell, value[1]),)
+        if kind == "ranges":
+            return tuple(
+                self._process_part(owner[0], *cell, at, owner[1], *range_) for at, (owner, *range_) in enumerate(value)
+            )
+        if kind == "fifo":
+            placed = (self._process_part(owner[0], *cell, at, owner[1]) for at, owner in enumerate(value))
+            return ((-1, cell), *placed)
+        return super().parts(cell, value)
 
     # ---- files
 

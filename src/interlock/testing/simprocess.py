@@ -8,7 +8,6 @@ share would otherwise be private to each simulated thread, unnoticed.
 
 from __future__ import annotations
 
-import random
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -195,7 +194,6 @@ class SimLine(Line):
         self.memory = memory
 
     courtesy = _shared("courtesy", 0.0)
-    by_hand = _shared("by_hand", False)
 
 
 class SharedClaim(MemoryClaim):
@@ -252,13 +250,12 @@ def patched(patches: Iterable[Patch]) -> Iterator[None]:
 
 def _surroundings(memory: Memory, io: SimIO) -> Iterator[Patch]:
     turns = SimMap(memory, "turn")
-    values = {"turns": turns, "monotonic": io.now, "random": lambda: 0.5, "running": lambda: io}
+    values = {"turns": turns, "monotonic": io.now, "_jitter": lambda: 0.5, "running": lambda: io}
     for module in _PATCHED:
         for name, value in values.items():
             if name in vars(module):
                 yield module, name, value
     yield blocking, "io", io
-    yield random, "random", values["random"]
     yield memory_module, "MemoryClaim", SharedClaim
     yield MemoryEngine, "claim_type", SharedClaim
 

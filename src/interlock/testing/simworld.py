@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 ROUND = 1000
 """More objects than this are not made in one round."""
 
+ROUNDS = "rounds of "
+"""How a contender's limit of rounds is called among the limits."""
+
 Choice = tuple[Any, ...]
 """What happens next: `("step", who)`, `("kill", process)`, … A list of them from the start is a schedule."""
 
@@ -35,15 +38,29 @@ class Contender(NamedTuple):
     cancellable: bool = False
 
 
-class _Bits(dict[tuple[Any, Any], int]):
-    """A random number for each cell and value."""
+Parts = tuple[tuple[int, Any], ...]
 
-    def __init__(self) -> None:
+
+class _Bits(dict[tuple[Any, Any], tuple[tuple[int, int], ...]]):
+    """Random numbers for each cell and value, and whose they are: a contender's, or (-1) the world's."""
+
+    def __init__(self, parts: Callable[[tuple[Any, ...], Any], Parts]) -> None:
+        self._parts = parts
         self._random = random.Random(1)
+        self._numbers: dict[Any, int] = {}
 
-    def __missing__(self, key: tuple[Any, Any]) -> int:
-        bits = self[key] = self._random.getrandbits(128)
+    def __missing__(self, key: tuple[Any, Any]) -> tuple[tuple[int, int], ...]:
+        bits = self[key] = tuple((who, self._number(what)) for who, what in self._parts(*key))
         return bits
+
+    def _number(self, what: Any) -> int:
+        if what not in self._numbers:
+            self._numbers[what] = self._random.getrandbits(128)
+        return self._numbers[what]
+
+
+def _nobodys(*_: Any) -> Parts:
+    return ()
 
 
 AGAIN = object()
@@ -56,22 +73,29 @@ class World:
     A subclass adds `on_VERB` methods, one per outside effect. `None` is the value of a cell that is not there.
     """
 
-    __slots__ = ("bits", "cells", "digest", "setup")
-    LASTING = frozenset({"at", "gone", "last", "left", "now", "courtesy", "by_hand", "tokens"})
+    __slots__ = ("_bits", "_digests", "cells", "setup")
+    LASTING = frozenset({"at", "gone", "last", "left", "now", "courtesy", "tokens"})
     """Cells that may be there when everybody has ended."""
 
     def __init__(self) -> None:
         self.cells: dict[tuple[Any, ...], Any] = {}
-        self.digest = 0
-        self.bits = _Bits()
         self.setup: Setup = None  # type: ignore[assignment]
+        self._bits = _Bits(_nobodys)  # until an exploration begins
+        self._digests = [0]
+
+    def begin(self, setup: Setup) -> None:
+        self.setup = setup
+        self._bits = _Bits(self.parts)
+        self._digests = [0] * (len(setup.contenders) + 1)
+        for cell, value in self.cells.items():
+            self._count(cell, value)
 
     def copy(self) -> World:
         new = object.__new__(type(self))
         new.cells = self.cells.copy()
-        new.digest = self.digest
-        new.bits = self.bits
         new.setup = self.setup
+        new._bits = self._bits
+        new._digests = self._digests.copy()
         return new
 
     def get(self, *cell: Any) -> Any:
@@ -82,14 +106,51 @@ class World:
         old = cells.get(cell)
         if old == value:
             return
-        bits = self.bits
         if old is not None:
-            self.digest ^= bits[cell, old]
+            self._count(cell, old)
         if value is None:
             del cells[cell]
         else:
             cells[cell] = value
-            self.digest ^= bits[cell, value]
+            self._count(cell, value)
+
+    def _count(self, cell: tuple[Any, ...], value: Any) -> None:
+        """In or out: this is its own reverse."""
+        digests = self._digests
+        for who, bits in self._bits[cell, value]:
+            digests[who] ^= bits
+
+    def key(self) -> tuple[int, ...]:
+        """Equal for equal worlds, and for worlds in which twins have changed places."""
+        digests = self._digests
+        twins = [digest for group in self.setup.twins for digest in sorted([digests[who] for who in group])]
+        return (digests[-1], *twins)
+
+    def parts(self, cell: tuple[Any, ...], value: Any) -> Parts:
+        """What of a cell belongs to whom among those that have a twin, said without saying who it is."""
+        kind = cell[0]
+        if kind == "inside":
+            return tuple(self._part(who, kind) for who in value)
+        if kind == "last":
+            return (self._part(value, kind),)
+        if kind in ("at", "gone", "acquiring"):
+            return (self._part(cell[1], kind, value),)
+        if kind == "set":
+            return (self._part(cell[1].who, kind, cell[1].number),)
+        if kind == "left" and cell[1].startswith(ROUNDS):
+            return (self._part(int(cell[1].removeprefix(ROUNDS)), kind, value),)
+        if kind in ("memory", "stopped"):
+            return (self._process_part(cell[1], kind, cell[2:], value),)
+        return ((-1, (cell, value)),)
+
+    def _part(self, who: int, *what: Any) -> tuple[int, Any]:
+        return (who, what) if who in self.setup.has_twin else (-1, (who, what))
+
+    def _process_part(self, process: int, *what: Any) -> tuple[int, Any]:
+        who = self.setup.threads[process][0]
+        if who in self.setup.has_twin:  # then it is the only thread
+            return who, _anonymous(what, who)
+        return -1, (process, what)
 
     def spend(self, what: str) -> bool:
         """Use up one of a limited number of choices, if any is left."""
@@ -176,7 +237,7 @@ class World:
         """A round has ended, in this way; was it the last one?"""
         if how not in self.setup.outcomes:
             raise Broken(f"contender {who} ended with {how}")
-        more = how == "done" and self.spend(f"rounds of {who}")
+        more = how == "done" and self.spend(f"{ROUNDS}{who}")
         self._forget(who, None if more else how)
         return not more
 
@@ -257,7 +318,7 @@ class World:
 
     def first(self, who: int) -> int:
         """Below this are the numbers of objects of earlier rounds."""
-        return ROUND * (self.setup.contenders[who].rounds - 1 - (self.get("left", f"rounds of {who}") or 0))
+        return ROUND * (self.setup.contenders[who].rounds - 1 - (self.get("left", f"{ROUNDS}{who}") or 0))
 
     # ---- sleeping
 
@@ -277,21 +338,34 @@ class World:
         return woken
 
 
-_MEMORY = frozenset(
-    "begin load exchange setdefault values append item items pop remove length unpark".split()
-)
+_MEMORY = frozenset("begin load exchange setdefault values append item items pop remove length unpark".split())
+
+
+def _anonymous(value: Any, who: int) -> Any:
+    """The same with this contender's tokens as it sees them itself."""
+    if type(value) is Token:
+        return value._replace(who=MINE) if value.who == who else value
+    if type(value) in (tuple, frozenset):
+        return type(value)(_anonymous(part, who) for part in value)
+    return value
 
 
 class Setup:
     """What stays the same in all states of one exploration."""
 
-    def __init__(self, contenders: Sequence[Contender], outcomes: frozenset[str], tasks: bool) -> None:
+    def __init__(self, contenders: Sequence[Contender], outcomes: frozenset[str], tasks: bool, symmetric: bool) -> None:
         self.contenders = tuple(contenders)
         self.process = tuple(contender.process for contender in contenders)
         self.processes = tuple(sorted(set(self.process)))
         self.threads = {
-            process: tuple(who for who, its in enumerate(self.process) if its == process)
-            for process in self.processes
+            process: tuple(who for who, its in enumerate(self.process) if its == process) for process in self.processes
         }
         self.outcomes = outcomes
         self.tasks = tasks
+        alike: dict[Any, list[int]] = {}
+        for who, contender in enumerate(contenders):
+            if len(self.threads[contender.process]) == 1 and symmetric:
+                alike.setdefault((contender.program, contender.rounds, contender.cancellable), []).append(who)
+        self.twins = [group for group in alike.values() if len(group) > 1]
+        """Contenders that may change places without anybody noticing."""
+        self.has_twin = {who for group in self.twins for who in group}
