@@ -532,3 +532,59 @@ def test_abstract() -> None:
     base: Any = BaseFileLock
     with pytest.raises(TypeError, match="abstract"):
         base("a.lock")
+
+
+STORM = """
+import os, random, signal, sys, time
+from interlock._core.arbiter import turns
+from interlock.filelock import FileLock
+
+class Stop(BaseException):
+    pass
+
+armed = False
+
+def handler(*_):
+    if armed:
+        raise Stop
+
+signal.signal(signal.SIGALRM, handler)
+lock = FileLock(sys.argv[1], thread_local=sys.argv[2] == "own")
+with lock:
+    pass
+open_before = len(os.listdir("/proc/self/fd"))
+interrupted = 0
+end = time.monotonic() + 20
+while interrupted < 2000 and time.monotonic() < end:
+    signal.setitimer(signal.ITIMER_REAL, 1e-6 + random.random() * 1e-4)
+    where = ""
+    try:
+        armed = True
+        with lock:
+            pass
+    except Stop as error:
+        interrupted += 1
+        trace = error.__traceback__.tb_next
+        where = trace.tb_frame.f_code.co_name if trace.tb_next is not None and trace.tb_next.tb_next is None else ""
+    finally:
+        armed = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    if lock.is_locked:
+        if where != "__exit__":
+            print("held after an interrupt in", where)
+        lock.release(force=True)
+    if turns:
+        print("a turn is left:", turns)
+        break
+left = len(os.listdir("/proc/self/fd")) - open_before
+print(interrupted > 200, left)
+"""
+
+
+@pytest.mark.parametrize("kind", ["own", "shared"])
+@pytest.mark.slow
+def test_interrupts_leave_nothing_behind(kind: str, path: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", STORM, path, kind], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "True 0\n", done.stdout + done.stderr[-500:]

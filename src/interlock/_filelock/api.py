@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import sys
 import warnings
-from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 from .._core.acquire import acquire, run
@@ -23,7 +22,7 @@ from .._identity import me
 from .._io.blocking import io as blocking_io
 from . import options, state
 from .errors import Timeout, translated
-from .knobs import Knobs
+from .kind import Kind
 from .meta import FileLockMeta, lock_path, new_registry
 from .proxy import AcquireReturnProxy
 from .stakes import DEBUG, LOGGER, HookStake, Watched, on_this_stack
@@ -48,47 +47,12 @@ __all__ = [
 ]
 
 
-class BaseFileLock(Knobs, contextlib.ContextDecorator, metaclass=FileLockMeta):
+class BaseFileLock(Kind, contextlib.ContextDecorator, metaclass=FileLockMeta):
     """A lock on a path; abstract. Re-entrant: acquired as often as released, per thread unless `thread_local=False`."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls._instances = new_registry()
-
-    # ---- what kinds define
-
-    @abstractmethod
-    def _acquire(self) -> None:
-        """One attempt, without waiting: sets `self._context.lock_file_fd` when the lock was acquired."""
-        raise NotImplementedError
-
-    @abstractmethod
-    def _release(self) -> None:
-        """Let go and set `self._context.lock_file_fd` to None."""
-        raise NotImplementedError
-
-    def _try_break_expired_lock(self) -> None:
-        """Before each attempt: soft kinds with a `lifetime` remove what is too old."""
-
-    def _unprobeable_holder(self) -> str | None:
-        """For `Timeout`: the recorded holder, if this host cannot tell whether it lives."""
-        return None
-
-    async def _nap(self, io: IO, until: float, poll_interval: float) -> None:
-        """Between two attempts of a kind that is known by its hooks only."""
-        await io.park(io.parker(), min(until, io.now() + poll_interval))
-
-    def _stake(self, io: IO, context: FileLockContext, poll_interval: float, claim: Claim | None) -> Stake:
-        """What the acquire loop drives. `claim`: what `_grab` began with, if it was tried."""
-        return HookStake(self, context, poll_interval)
-
-    def _begin(self, context: FileLockContext) -> Claim | None:
-        """A claim for `_grab`, without any outside effect; None: the lock's path needs a closer look."""
-        return None
-
-    def _grab(self, context: FileLockContext, claim: Claim) -> bool:
-        """The uncontended path, which lets those who wait pass first."""
-        return False
 
     # ---- acquire
 
@@ -175,8 +139,10 @@ class BaseFileLock(Knobs, contextlib.ContextDecorator, metaclass=FileLockMeta):
             context.claim = None
             context.path = None
             context.lock_counter = 0
-            if turns.get(line) is claim:
-                del turns[line]
+            try:
+                del turns[line]  # without a call before it, after which a signal handler might run
+            except KeyError:
+                pass
             if line.queue:
                 wake_first(line)
 
@@ -200,11 +166,12 @@ class BaseFileLock(Knobs, contextlib.ContextDecorator, metaclass=FileLockMeta):
     ) -> None:
         """The whole of an acquire, for threads and tasks. Raises, or has counted one level."""
         deadline = io.now() + wait
-        if context.gate is None:
+        gate = context.gate
+        if gate is None:
             await self._contend(io, context, deadline, wait, poll_interval, cancel_check, claim)
             return
-        turn = Turn(context.gate, io.owner())
-        mine = turns.get(context.gate)
+        turn = Turn(gate, io.owner())
+        mine = turns.get(gate)
         if mine is not None and mine.owner == turn.owner:
             if context.lock_file_fd is None:
                 raise self._waits_for_itself()
@@ -218,7 +185,13 @@ class BaseFileLock(Knobs, contextlib.ContextDecorator, metaclass=FileLockMeta):
                 raise Timeout(self.lock_file)
             await self._contend(io, context, deadline, wait, poll_interval, cancel_check, None)
         finally:
-            give_back(turn)
+            try:  # `give_back` without calls: a signal handler might run before it
+                if turns[gate] is turn:
+                    del turns[gate]
+            except KeyError:
+                pass
+            if gate.queue:
+                wake_first(gate)
 
     async def _contend(
         self,
@@ -255,6 +228,12 @@ class BaseFileLock(Knobs, contextlib.ContextDecorator, metaclass=FileLockMeta):
                 await self._tell_acquired(io, context)
         except LockError as error:
             raise translated(error, context.lock_file) from error
+        except Exception:
+            raise
+        except BaseException:  # KeyboardInterrupt or a cancellation, maybe just after the lock was won
+            if context.lock_file_fd is not None:
+                await io.shield(self._let_go(io, context))
+            raise
         finally:
             context.acquiring = None
             if context.lock_file_fd is None:
@@ -370,7 +349,13 @@ class BaseFileLock(Knobs, contextlib.ContextDecorator, metaclass=FileLockMeta):
                 await io.shield(self._let_go(io, context))
         finally:
             if turn is not mine:
-                give_back(turn)
+                try:
+                    if turns[gate] is turn:
+                        del turns[gate]
+                except KeyError:
+                    pass
+                if gate.queue:
+                    wake_first(gate)
 
     def _drop(self, context: FileLockContext) -> None:
         """Let go of this thread's context, by its hook."""
@@ -426,10 +411,20 @@ class BaseFileLock(Knobs, contextlib.ContextDecorator, metaclass=FileLockMeta):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None or self._express is not None:  # the engine's release raises nothing
-            self.release()
-        else:
-            self._release_after(error)
+        context = self._holder.context
+        levels = context.lock_counter
+        try:
+            if error is None or self._express is not None:  # the engine's release raises nothing
+                self.release()
+            else:
+                self._release_after(error)
+        except Exception:
+            raise
+        except BaseException:
+            # KeyboardInterrupt, before the release had an effect: nobody would ever call it again.
+            if context.lock_file_fd is not None and context.lock_counter == levels:
+                self.release()
+            raise
 
     def _release_after(self, error: BaseException | None) -> None:
         try:

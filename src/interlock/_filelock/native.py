@@ -220,11 +220,16 @@ class EngineLock(BaseFileLock):
                 line.engine.drop(claim)
             else:
                 self._drop_loudly(claim)
+        except BaseException:  # a signal handler raised: drop is idempotent
+            line.engine.drop(claim)
+            raise
         finally:
             context.claim = None
             context.path = None
-            if turns.get(line) is claim:
+            try:
                 del turns[line]
+            except KeyError:
+                pass
             if line.queue:
                 wake_first(line)
         if debug:
