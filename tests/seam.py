@@ -87,7 +87,7 @@ class PatchedOps(Ops):
 def patched_engine(monkeypatch: pytest.MonkeyPatch, events: Any = inotify, **options: Any) -> PatchedOps:
     """Make all locks on paths that the test creates from here on use the patched calls that this returns."""
     ops = PatchedOps()
-    monkeypatch.setattr(kernel, "_engine", kernel.KernelEngine(ops, events, **options))
+    monkeypatch.setitem(kernel._engines, "kernel", kernel.KernelEngine(ops, events, **options))
     return ops
 
 

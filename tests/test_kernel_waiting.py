@@ -27,9 +27,13 @@ if sys.platform != "linux":
     pytest.skip("looks into /proc and waits with inotify", allow_module_level=True)
 assert sys.platform == "linux"  # for mypy
 
+from interlock.engines.kernel import tickets  # noqa: E402
+from interlock.engines.kernel.ops import Ops  # noqa: E402
+
 from .seam import PatchedOps, descriptors, in_a_thread, nothing_left, patched_engine, taken, until  # noqa: E402
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -135,6 +139,32 @@ def test_fifo_needs_trustworthy_events(path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(UnsupportedError, match="fair=True needs Linux and a local filesystem"):
         Lock(path, fair=True)
     Lock(path)
+
+
+@pytest.mark.parametrize("wait", [lambda path: Lock(path).acquire(0.6), lambda path: wait_async(path, 0.6)])
+def test_who_does_not_come_is_not_called_for_ever(wait: Callable[[Path], object], path: Path, ops: PatchedOps) -> None:
+    """A stopped process at the back of the queue, or one that may only read the file, is never seen in front. The
+    waiter in front of it would call it, be woken by its own call, call again, and so on, instead of sleeping."""
+    fds = [os.open(path, flags) for flags in (os.O_RDWR | os.O_CREAT, os.O_RDONLY)]
+    try:
+        fcntl.flock(fds[0], fcntl.LOCK_EX)
+        tickets.enter(Ops(), fds[1])
+        began = time.thread_time()
+        with pytest.raises(Timeout):
+            wait(path)
+        assert time.thread_time() - began < 0.2
+        assert 1 <= ops.count("utime") <= 5
+    finally:
+        for fd in fds:
+            os.close(fd)
+    nothing_left(path)
+
+
+def wait_async(path: Path, seconds: float) -> None:
+    async def main() -> None:
+        await AsyncLock(path).acquire(seconds)
+
+    asyncio.run(main())
 
 
 # ---- two names of one file

@@ -319,7 +319,7 @@ if sys.platform == "linux":
 else:
     from interlock._wait import kqueue as events
 from interlock.engines.kernel.ops import Ops
-kernel._engine = kernel.KernelEngine(Ops(), events, queue=False)
+kernel._engines["kernel"] = kernel.KernelEngine(Ops(), events, queue=False)
 lock = Lock(sys.argv[1], timeout=60)
 for _ in range(100):
     with lock:

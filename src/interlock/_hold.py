@@ -84,31 +84,23 @@ class _BaseHold:
     def _let_go(self) -> bool:
         """Release, or do nothing and return False if this hold is not held."""
         claim = self._claim
-        if claim is None:
+        if claim is None or turns.get(claim.line) is not claim:
             return False
-        if turns.get(claim.line) is not claim:
+        # From here to `depth` nothing is called, so no other thread comes in between: it would release the same hold,
+        # and close a descriptor that is somebody else's by then.
+        if self._claim is None:
             return False
-        depth = claim.depth
-        try:
-            self._end(claim, depth)
-        except BaseException:
-            self._end(claim, depth)  # an interrupt, as nothing else is raised in there: once more, to the end
-            raise
-        return True
-
-    def _end(self, claim: Claim, depth: int) -> None:
-        """Give back one of `depth` holds. Every step may be done twice."""
-        if depth > 1:
-            claim.depth = depth - 1
-        else:
-            line = claim.line
-            line.engine.drop(claim)
-            if turns.get(line) is claim:
-                del turns[line]
-            if line.queue:
-                wake_first(line)
         self._was = claim
         self._claim = None
+        depth = claim.depth
+        claim.depth = depth - 1
+        if depth == 1:
+            try:
+                end(claim)
+            except BaseException:
+                end(claim)  # an interrupt, as nothing else is raised in there: once more, to the end
+                raise
+        return True
 
     def _not_held(self) -> NotHeldError:
         return NotHeldError(f"{self.resource} cannot be released: {self._why_not()}")
@@ -147,7 +139,6 @@ class Hold(_BaseHold):
 
     def release(self) -> None:
         """Let go. Raises `NotHeldError` when it was released before, or in a forked child; then nothing happens."""
-        (self._claim or self._was).line.by_hand = True
         if not self._let_go():
             raise self._not_held()
 
@@ -171,7 +162,6 @@ class AsyncHold(_BaseHold):
 
     async def release(self) -> None:
         """Let go. Raises `NotHeldError` when it was released before, or in a forked child; then nothing happens."""
-        (self._claim or self._was).line.by_hand = True
         if not self._let_go():
             raise self._not_held()
 
@@ -186,6 +176,16 @@ class AsyncHold(_BaseHold):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._let_go()
+
+
+def end(claim: Claim) -> None:
+    """Give back what the last hold on a claim held. Every step may be done twice."""
+    line = claim.line
+    line.engine.drop(claim)
+    if turns.get(line) is claim:
+        del turns[line]
+    if line.queue:
+        wake_first(line)
 
 
 def hold_on(kind: type[H], claim: Claim) -> H:

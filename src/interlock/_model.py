@@ -115,3 +115,5 @@ class Claim:
     began = 0.0
     since = 0.0
     token: int | None = None
+    thread: object = None
+    """Of a task's claim, and of one that queues: the thread (`_identity.me.token`) that must run for it to go on."""

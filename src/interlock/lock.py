@@ -9,7 +9,7 @@ from ._core.acquire import acquire, run
 from ._core.arbiter import Place, abandon, turns, wake_first
 from ._deadline import seconds
 from ._errors import DeadlockError, Timeout
-from ._hold import AsyncHold, Hold, hold_on
+from ._hold import AsyncHold, Hold, end, hold_on
 from ._identity import me
 from ._io import running
 from ._target import resolve
@@ -37,7 +37,7 @@ _UNSET: Final[Unset] = object()  # type: ignore[assignment]
 class _BaseLock:
     """The options of a lock and what both worlds share. Not a lock by itself."""
 
-    __slots__ = ("__weakref__", "_blocks", "_entered", "_fair", "_line", "_resource", "_timeout")
+    __slots__ = ("__weakref__", "_blocks", "_fair", "_line", "_resource", "_timeout")
     _reentrant = False
 
     def __init__(
@@ -62,8 +62,7 @@ class _BaseLock:
 
         Raises `TypeError` and `ValueError` for arguments of the wrong kind or range.
         """
-        self._entered: Hold | None = None  # what the `with` block of a Lock has
-        self._blocks: list[Any] = []  # what the other open `with` blocks have
+        self._blocks: list[Any] = []  # the holds of the open `with` blocks
         self._timeout = seconds(timeout)
         self._fair = fair
         self._line = resolve(target, fair=fair, ttl=ttl, primitive=primitive)
@@ -92,23 +91,43 @@ class _BaseLock:
     def _leave_block(self, who: Callable[[], object]) -> None:
         """Release what the `with` block that ends has, unless its body did, or a fork took it away.
 
-        The blocks of others may be open on this object, if their bodies released early; and a generator may end
-        its block in another thread or task than it began it in. So: the caller's innermost, else one that is held.
+        With one block open it is that one's, whoever leaves it: a generator may end its block in another thread or
+        task than it began it in. More than one are open on an object where it is re-entrant, or where bodies
+        released early: then it is the caller's innermost, else one that is held.
         """
         blocks = self._blocks
-        at = len(blocks) - 1
-        if at:
-            owner = who()
-            mine = [number for number, hold in enumerate(blocks) if hold.owner is owner]
-            held = [number for number, hold in enumerate(blocks) if hold.held]
-            at = (mine or held or [at])[-1]
-        blocks.pop(at)._let_go()
+        while blocks:
+            if len(blocks) == 1:
+                hold = blocks[0]
+            else:
+                owner = who()
+                now = list(blocks)
+                mine = [hold for hold in now if hold.owner is owner]
+                hold = (mine or [hold for hold in now if hold.held] or now)[-1]
+            try:
+                blocks.remove(hold)
+            except ValueError:  # another thread took it for its own
+                continue
+            hold._let_go()
+            return
+        raise RuntimeError(f"the end of a `with` block on {self.resource} that was not entered")
 
     def _self_deadlock(self) -> DeadlockError:
         return DeadlockError(
             f"{self.resource} is held by this very thread or task: it would wait for itself for ever. "
             f"Release the first hold, give a timeout, or use {'AsyncRLock' if isinstance(self, AsyncLock) else 'RLock'}"
         )
+
+    def _refuse_own_tasks(self, claim: Claim) -> None:
+        """A thread that blocks here stops its event loop, and the call that a signal handler interrupted: it would
+        wait for ever for what these hold or wait for."""
+        first = turns.get(self._line)
+        ahead = [first] if first is not None and first is not claim else []
+        if any(other.thread is me.token for other in (*ahead, *(place.claim for place in tuple(self._line.queue)))):
+            raise DeadlockError(
+                f"{self.resource} is held or waited for by a task, or by an interrupted call, of this very thread, "
+                "which cannot go on while this call blocks it. Use AsyncLock here too, or give a timeout"
+            )
 
     def _timed_out(self, waited: float) -> Timeout:
         holder, hint = self._line.engine.blame(self._line)
@@ -183,10 +202,13 @@ class Lock(_BaseLock):
         claim.began = began = monotonic()
         mine = self._held_by(claim.owner)
         if mine is not None:
-            if self._reentrant:
-                return _reenter(Hold, mine)
-            if limit == FOREVER:
+            again = _reenter(Hold, mine) if self._reentrant else None
+            if again is not None:
+                return again
+            if limit == FOREVER and not self._reentrant:
                 raise self._self_deadlock()
+        if limit == FOREVER:
+            self._refuse_own_tasks(claim)
         if run(acquire(io, Place(io, claim), began + limit)):
             return hold_on(Hold, claim)
         return None
@@ -206,9 +228,7 @@ class Lock(_BaseLock):
                 hold._claim = claim
             else:
                 hold = self._wait(claim, self._timeout)
-            if self._entered is not None:  # the body of an open block has released it
-                self._blocks.append(self._entered)
-            self._entered = hold
+            self._blocks.append(hold)
             return hold
         except BaseException:
             abandon(claim)
@@ -217,14 +237,21 @@ class Lock(_BaseLock):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        hold = self._entered
-        claim = hold._claim  # type: ignore[union-attr]
-        # No claim: the body released it, and since then another thread may have entered. A depth of 0: a forked child.
-        # More than 1: an RLock has re-entered, and is still held.
-        if claim is None or claim.depth != 1 or (claim.line.by_hand and claim.owner is not me.token):
-            if claim is not None and claim.owner is me.token:
-                hold._let_go()  # type: ignore[union-attr]
+        blocks = self._blocks
+        if len(blocks) != 1:  # a body has released early, and another thread entered; or a forked child did
+            self._leave_block(_this_thread)
             return
+        hold = blocks[0]
+        del blocks[0]
+        claim = hold._claim
+        # None: the body released it. Not 1: an RLock has re-entered; or this is a forked child.
+        if claim is None or claim.depth != 1:
+            hold._let_go()
+            return
+        # Nothing was called since `_claim` was read, so no other thread releases the same hold; see `Hold._let_go`.
+        hold._was = claim
+        hold._claim = None
+        claim.depth = 0
         line = claim.line
         try:
             line.engine.drop(claim)
@@ -232,10 +259,8 @@ class Lock(_BaseLock):
                 del turns[line]
             if line.queue:
                 wake_first(line)
-            hold._was = claim  # type: ignore[union-attr]
-            hold._claim = None  # type: ignore[union-attr]
         except BaseException:
-            hold._end(claim, 1)  # type: ignore[union-attr]
+            end(claim)
             raise
 
 
@@ -277,6 +302,7 @@ class AsyncLock(_BaseLock):
         io = running()
         line = self._line
         claim = line.engine.claim(line, io.owner(), self._fair)
+        claim.thread = me.token
         try:
             if (
                 not line.queue
@@ -297,6 +323,7 @@ class AsyncLock(_BaseLock):
         io = running()
         line = self._line
         claim = line.engine.claim(line, io.owner(), self._fair)
+        claim.thread = me.token
         try:
             return await self._contend(io, claim, 0.0)
         except BaseException:
@@ -307,9 +334,10 @@ class AsyncLock(_BaseLock):
         claim.began = began = monotonic()
         mine = self._held_by(claim.owner)
         if mine is not None:
-            if self._reentrant:
-                return _reenter(AsyncHold, mine)
-            if limit == FOREVER:
+            again = _reenter(AsyncHold, mine) if self._reentrant else None
+            if again is not None:
+                return again
+            if limit == FOREVER and not self._reentrant:
                 raise self._self_deadlock()
         if await acquire(io, Place(io, claim), began + limit):
             return hold_on(AsyncHold, claim)
@@ -317,8 +345,12 @@ class AsyncLock(_BaseLock):
 
     async def __aenter__(self) -> AsyncHold:
         hold = await self.acquire()
-        self._blocks.append(hold)
-        return hold
+        try:
+            self._blocks.append(hold)
+            return hold
+        except BaseException:
+            hold._let_go()
+            raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -341,15 +373,14 @@ def _this_task() -> object:
     return running().owner()
 
 
-def _reenter(kind: type[H], claim: Claim) -> H:
-    """One more hold on a claim. The hold gets it last, so that an interrupt in here counts nothing."""
+def _reenter(kind: type[H], claim: Claim) -> H | None:
+    """One more hold on a claim; None if another thread has just released the last one. Nothing is called between the
+    look at `depth` and the last store, so neither a thread nor a signal handler comes in between."""
     hold = kind()
-    depth = claim.depth
-    try:
-        claim.depth = depth + 1
+    hold._claim = None
+    hold._was = claim
+    if claim.depth:
+        claim.depth += 1
         hold._claim = claim
         return hold
-    except BaseException:
-        hold._was, hold._claim = claim, None
-        claim.depth = depth
-        raise
+    return None

@@ -45,6 +45,7 @@ def test_a_waiter_gets_the_lock_of_a_killed_holder(spawn: Spawn, path: str) -> N
             acquired = nursery.answer("acquired")
         assert acquired["pid"] == waiter
         assert lockers(path) == [waiter]
+        assert tickets(path) == 0  # a winner waits no more
         delays.append((acquired["at"] - killed["at"]) * 1000)
         holder = waiter
     p99 = quantiles(delays, n=100)[98]

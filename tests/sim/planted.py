@@ -210,7 +210,7 @@ def _wakes_nobody(line: Line) -> None:
     """Who gives back the turn leaves the queue of its process asleep."""
 
 
-plant("waits for ever", everywhere("wake_first"), (0, 0))(_wakes_nobody)
+plant("waits for ever", everywhere("wake_first"), (0, 0), patches=EVENTS_ONLY)(_wakes_nobody)
 
 
 def _leaves_the_wrong_way(self: Place) -> None:
@@ -227,7 +227,9 @@ plant(
     "waits for ever",
     inside(Place, "leave_queue"),
     (0, 0, 0),
+    world=memory_world,
     kind=lock.AsyncLock,
+    patches=EVENTS_ONLY,
     cancels=1,
     tasks=True,
 )(_leaves_the_wrong_way)

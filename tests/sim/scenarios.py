@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from interlock import lock
+from interlock._core import arbiter
 from interlock.engines import kernel as kernel_module
 from interlock.engines.kernel import tickets
 from interlock.testing.sim import Contender, Explorer, Result, World
@@ -31,7 +32,7 @@ __all__ = [
 ]
 
 FOREVER = float("inf")
-EVENTS: tuple[Patch, ...] = ((kernel_module, "NAP", FOREVER),)
+EVENTS: tuple[Patch, ...] = ((kernel_module, "NAP", FOREVER), (arbiter, "NAP", FOREVER))
 """No nap cap. Echo naps may still hide a wake-up that was lost: they are there for holders that die."""
 
 EVENTS_ONLY: tuple[Patch, ...] = (*EVENTS, (kernel_module, "_ECHOES", ()))

@@ -8,7 +8,7 @@ import pytest
 
 from interlock import lock
 
-from .scenarios import explore, memory, memory_world, run
+from .scenarios import EVENTS_ONLY, explore, memory, memory_world, run
 
 BARE = None
 SCENARIOS: dict[str, tuple[int, dict[str, Any], int]] = {
@@ -31,6 +31,8 @@ SCENARIOS: dict[str, tuple[int, dict[str, Any], int]] = {
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_all_interleavings(name: str) -> None:
     contenders, options, least = SCENARIOS[name]
-    result = run(name, explore((0,) * contenders, world=memory_world(), engine=memory(), **options))
+    result = run(
+        name, explore((0,) * contenders, world=memory_world(), engine=memory(), patches=EVENTS_ONLY, **options)
+    )
     assert not result.broken, str(result)
     assert result.states >= least

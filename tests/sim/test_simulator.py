@@ -19,7 +19,7 @@ from .planted import PLANTS
 from .scenarios import EVENTS, EVENTS_ONLY, explore, kernel, kernel_world, memory, memory_world, run
 
 SAME: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
-    "two": ((0, 1), {"patches": EVENTS_ONLY, "rounds": 2}),
+    "two": ((0, 1), {"patches": EVENTS_ONLY, "rounds": (2, 1)}),
     "new file": ((0, 1), {"patches": EVENTS_ONLY, "world": lambda: kernel_world(exists=False)}),
     "cleaner": ((0, 1), {"patches": EVENTS_ONLY, "world": lambda: kernel_world(cleanings=1)}),
     "killed": ((0, 1), {"patches": EVENTS, "crashes": 1, "jumps": 1}),
@@ -27,7 +27,7 @@ SAME: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "Ctrl-C": ((0, 1), {"patches": EVENTS, "interrupts": 1}),
     "cancelled": ((0, 0), {"patches": EVENTS, "kind": lock.AsyncLock, "cancels": 1, "tasks": True}),
     "three": ((0, 1, 2), {"patches": EVENTS_ONLY, "engine": kernel(queue=False)}),
-    "memory": ((0, 0), {"rounds": 2, "world": memory_world, "engine": memory()}),
+    "memory": ((0, 0), {"rounds": (2, 1), "patches": EVENTS_ONLY, "world": memory_world, "engine": memory()}),
 }
 
 
@@ -131,7 +131,7 @@ def test_all_fields_of_a_line_are_known() -> None:
 
 
 def test_all_fields_of_a_place_are_known() -> None:
-    assert set(Place.__slots__) == {"claim", "parker", "queued"}
+    assert set(Place.__slots__) == {"claim", "overdue", "parker", "queued"}
 
 
 def test_all_mutable_globals_of_the_arbiter_are_known() -> None:

@@ -26,11 +26,16 @@ from collections import deque
 from weakref import KeyedRef
 from weakref import _remove_dead_weakref as remove_dead  # type: ignore[attr-defined]
 
+from .._identity import me
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .._model import IO, Claim, Engine
+
+NAP = 1.0
+"""Seconds after which the first in line looks for itself; the others after five times that."""
 
 __all__ = ["Line", "Place", "abandon", "give_back", "line_for", "turns"]
 
@@ -38,15 +43,13 @@ __all__ = ["Line", "Place", "abandon", "give_back", "line_for", "turns"]
 class Line:
     """One resource, as this process sees it. `key` is canonical, `resource` is what messages show."""
 
-    __slots__ = ("__weakref__", "by_hand", "courtesy", "engine", "key", "opens", "queue", "resource")
+    __slots__ = ("__weakref__", "courtesy", "engine", "key", "opens", "queue", "resource")
 
     def __init__(self, engine: Engine, key: str, resource: str) -> None:
         self.engine = engine
         self.key = key
         self.resource = resource
         self.queue: deque[Place] = deque()
-        self.by_hand = False
-        """Was ever a hold on it released by hand? Only then can a `with` block end without its hold."""
         self.opens: Iterator[int] | None = None  # the kernel engine's
         self.courtesy = 0.0
         """Monotonic second from which a newcomer looks whether other processes wait, before it barges."""
@@ -83,14 +86,24 @@ def give_back(claim: Claim) -> None:
 
 
 def abandon(claim: Claim) -> None:
-    """After an exception in acquire, wherever it struck: nothing stays behind."""
-    line = claim.line
-    if turns.get(line) is claim:
-        line.engine.drop(claim)
-    for place in tuple(line.queue):
-        if place.claim is claim:
-            place.leave_queue()
-    give_back(claim)
+    """After an exception in acquire, wherever it struck: nothing stays behind. Interrupted, it begins again, since
+    nobody else will do it."""
+    interrupt: BaseException | None = None
+    while True:
+        try:
+            line = claim.line
+            if turns.get(line) is claim:
+                line.engine.drop(claim)
+            for place in tuple(line.queue):
+                if place.claim is claim:
+                    place.leave_queue()
+            give_back(claim)
+        except BaseException as error:  # noqa: BLE001 - raised below
+            interrupt = error
+        else:
+            break
+    if interrupt is not None:
+        raise interrupt
 
 
 def wake_first(line: Line) -> None:
@@ -104,6 +117,14 @@ def wake_first(line: Line) -> None:
         first.leave_queue()  # nobody will ever come for this place
 
 
+def _bury(line: Line) -> None:
+    """End the turn of a claim that waits in an event loop which is closed: it will never go on."""
+    claim = turns.get(line)
+    parker = getattr(claim, "parker", None)
+    if claim is not None and not claim.since and parker is not None and parker.unpark() is False:
+        abandon(claim)
+
+
 def forget_all() -> list[Claim]:
     """In a forked child: empty every line, and return the claims that belong to the parent."""
     inherited = list(turns.values())
@@ -112,18 +133,24 @@ def forget_all() -> list[Claim]:
         claim.depth = 0
     for known in list(_lines.values()):
         line = known()
-        if line is not None:
-            line.queue.clear()
+        if line is None:
+            continue
+        for place in line.queue:  # one of them may be this thread's: a fork in a signal handler, in the middle of a wait
+            place.queued = False
+            place.parker.unpark()
+        line.queue.clear()
     return inherited
 
 
 class Place:
     """A claim's place in its line: the stake that the acquire loop drives."""
 
-    __slots__ = ("claim", "parker", "queued")
+    __slots__ = ("claim", "overdue", "parker", "queued")
 
     def __init__(self, io: IO, claim: Claim) -> None:
         self.claim = claim
+        claim.thread = me.token
+        self.overdue = False
         self.parker = io.parker()
         self.queued = False
 
@@ -136,7 +163,7 @@ class Place:
             self.queued = True
             line.queue.append(self)
         try:
-            if line.queue[0] is not self:
+            if line.queue[0] is not self and not self.overdue:
                 return False
         except IndexError:  # a fork in between emptied the line
             self.queued = False
@@ -163,7 +190,13 @@ class Place:
         if turns.get(claim.line) is claim:
             await claim.line.engine.wait(io, claim, until)
         else:
-            await io.park(self.parker, until)
+            # Whoever should wake this place may be in an event loop that was stopped, or closed over its tasks: so
+            # it looks for itself now and then, and then takes a free turn whatever its rank.
+            first = next(iter(tuple(claim.line.queue)), None) is self
+            woken = await io.park(self.parker, min(until, io.now() + (NAP if first else 5 * NAP)))
+            self.overdue = not woken
+            if not woken:
+                _bury(claim.line)
 
     async def withdraw(self, io: IO) -> None:
         claim = self.claim

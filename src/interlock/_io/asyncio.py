@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from _thread import get_ident
+from asyncio import _get_running_loop
 from time import monotonic
 from weakref import WeakKeyDictionary, ref
 
@@ -21,11 +21,10 @@ class _FutureParker:
     """Refers weakly to the loop and to what the task awaits: whoever can wake a task must not keep it alive. A loop
     that is given up with tasks in it can so be collected, which ends their waiting."""
 
-    __slots__ = ("_future", "_loop", "_set", "_thread", "source")
+    __slots__ = ("_future", "_loop", "_set", "source")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, source: Source | None) -> None:
         self._loop = ref(loop)
-        self._thread = get_ident()
         self._set = False
         self._future: ref[asyncio.Future[None]] | None = None
         self.source = source
@@ -36,7 +35,7 @@ class _FutureParker:
         if loop is None or loop.is_closed():
             return False
         try:
-            if get_ident() == self._thread:
+            if _get_running_loop() is loop:  # not the thread's ident: a loop may go on in another thread
                 self._resolve()
             else:
                 loop.call_soon_threadsafe(self._resolve)
@@ -86,7 +85,7 @@ class AsyncioIO:
         # Weak: a task that fails keeps its frames, so a claim that kept the task would keep the hold in them for ever.
         # `ref` gives the same reference each time, as long as anybody has it.
         task = asyncio.current_task()
-        return task and ref(task)
+        return object() if task is None else ref(task)  # a coroutine that is driven by hand is nobody else
 
     def parker(self, source: Source | None = None) -> Parker:
         return _FutureParker(asyncio.get_running_loop(), source)

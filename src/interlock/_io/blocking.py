@@ -76,14 +76,20 @@ class _PollParker:
             return True
         if seconds < 0.001:  # poll(2) counts milliseconds
             try:
-                return bool(select.select(self._fds, (), (), seconds)[0])
+                return self._woken(select.select(self._fds, (), (), seconds)[0])
             except (ValueError, OSError):
                 # A descriptor beyond what select(2) can name; or closed, in a child that a signal handler forked here.
                 sleep(seconds)
                 return False
         # The news are read by the caller, after it tried the lock: every instruction before that try is
         # handoff latency.
-        return bool(self._poll.poll(seconds * 1000))
+        return self._woken([fd for fd, _ in self._poll.poll(seconds * 1000)])
+
+    def _woken(self, ready: list[int]) -> bool:
+        if self._fds[1] in ready:  # or the next sleep would end at once, and so on
+            self._set = False
+            self._wake.clear()
+        return bool(ready)
 
     def __del__(self) -> None:
         # Two descriptors are cheap to keep, costly to make while others wait.

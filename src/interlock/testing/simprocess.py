@@ -37,13 +37,17 @@ _PATCHED = (arbiter, lock, _hold, kernel, memory_module)
 class Elsewhere:
     """A claim or a place of another thread, as this one meets it in memory that they share."""
 
-    owner = "another thread"
+    owner = thread = "another thread"
     since = START
-    claim = None  # of a place: not one of ours
 
     def __init__(self, memory: Memory, token: Token) -> None:
         self._memory = memory
         self._token = token
+
+    @property
+    def claim(self) -> Elsewhere:
+        """Of a place: not one of ours."""
+        return self
 
     @property
     def parker(self) -> Parker | None:
@@ -144,9 +148,13 @@ class SimQueue:
 
     def __iter__(self) -> Iterator[Any]:
         """A copy in one step, as `tuple(deque)` makes it."""
+        if self._memory.script.dead:  # whoever tidies up until it succeeds shall find nothing to do
+            return iter(())
         return iter([self._memory.find(value) for value in self._memory.script.ask("items", self._name)])
 
     def __len__(self) -> int:
+        if self._memory.script.dead:
+            return 0
         length: int = self._memory.ask("length", self._name)
         return length
 

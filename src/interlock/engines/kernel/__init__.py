@@ -106,6 +106,7 @@ class KernelClaim(Claim):
     first = False  # may try at once when woken
     overdue = False  # has slept its full nap: may try whatever its rank
     echo = 0
+    called = 0.0  # when it last called those at the back
 
 
 class KernelEngine:
@@ -229,7 +230,10 @@ class KernelEngine:
             return  # subscribed: now try again
         if claim.instance is not None:
             claim.instance.drain()
-            if claim.front and not claim.echo and self._tickets:
+            if claim.front and not claim.echo and self._tickets and io.now() >= claim.called + PATIENCE:
+                # Its own touch wakes it as well. Without a pause it would for ever call those who cannot come, or not
+                # be seen in front: a stopped process, one that may only read the file.
+                claim.called = io.now()
                 await io.call(tickets.promote, self.ops, claim.fd)
         nap = self._nap(claim)
         if await io.park(parker, min(until, io.now() + nap)):
@@ -417,13 +421,12 @@ def _same_file(one: KernelClaim, other: Claim, ops: Ops) -> bool:
     return (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino)
 
 
-_engine: KernelEngine | None = None
+_engines: dict[str, KernelEngine] = {}
 
 
 def engine() -> KernelEngine:
     """The process's engine for paths, made for its platform at the first use."""
-    global _engine
-    if _engine is None:
+    if "kernel" not in _engines:
         if sys.platform == "win32":
             from .windows import Ops
 
@@ -432,8 +435,8 @@ def engine() -> KernelEngine:
             from .ops import Ops
 
             events = _platform_events()
-        _engine = KernelEngine(Ops(), events)
-    return _engine
+        _engines.setdefault("kernel", KernelEngine(Ops(), events))  # one step: threads may come here together
+    return _engines["kernel"]
 
 
 def _platform_events() -> Events | None:

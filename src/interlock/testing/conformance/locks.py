@@ -106,12 +106,36 @@ class LockSuite(OwnHolds):
         self.nothing_left(target)
 
     @scenario
+    async def test_a_block_may_be_released_by_a_block(self, target: str) -> None:
+        world = self.world
+        lock = world.lock(target)
+        state = {"inside": False, "go": False, "held": False}
+
+        async def other() -> None:
+            async with world.block(lock) as hold:
+                state["inside"] = True
+                await world.until(lambda: state["go"])
+                state["held"] = hold.held
+
+        async with world.group() as group:
+            async with world.block(lock) as first:
+                async with world.block(first):
+                    pass
+                assert not first.held
+                group.start(other)
+                await world.until(lambda: state["inside"])
+            assert lock.held
+            state["go"] = True
+        assert state["held"]
+        self.nothing_left(target)
+
+    @scenario
     async def test_a_block_may_end_elsewhere_than_it_began(self, target: str) -> None:
         """Generators with a block inside do that, and so do the frameworks that run them."""
         world = self.world
         for kind in (world.lock, world.rlock):
             lock = kind(target)
-            for early in (False, True):
+            for early in (False, True, False):
                 block = world.block(lock)
                 hold = await world.elsewhere(block.__aenter__)
                 if early:
