@@ -260,7 +260,7 @@ def only_events(monkeypatch: pytest.MonkeyPatch) -> None:
     if sys.platform not in ("linux", "darwin"):
         pytest.skip("runs on Linux and macOS")
     elif sys.platform != "win32":
-        monkeypatch.setattr(kernel, "_engine", kernel.KernelEngine(Ops(), events, queue=False))
+        monkeypatch.setitem(kernel._engines, "kernel", kernel.KernelEngine(Ops(), events, queue=False))
     monkeypatch.setattr(kernel, "NAP", 1000.0)
     monkeypatch.setattr(kernel, "BLIND_NAP", 1000.0)
 
