@@ -6,15 +6,17 @@ import os
 import random
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from statistics import median, quantiles
 
 import pytest
 
+from interlock import Lock
 from interlock.engines.kernel import NAP
 from interlock.engines.kernel.tickets import FRONT
 
-from .workers import Worker, lockers, queues, state, tickets, until
+from .workers import Worker, isolated, lockers, queues, state, tickets, until
 
 assert sys.platform == "linux"
 
@@ -51,6 +53,30 @@ def test_a_waiter_gets_the_lock_of_a_killed_holder(spawn: Spawn, path: str) -> N
     p99 = quantiles(delays, n=100)[98]
     print(f"kill -9 to acquired, 200 kills: p50 {median(delays):.2f} ms, p99 {p99:.2f} ms, max {max(delays):.2f} ms")
     assert p99 < 50
+
+
+@isolated
+def test_a_holder_that_waited_would_close_its_lock_first(path: str) -> None:
+    """A dying process closes its highest descriptors first, and to close an inotify instance takes milliseconds."""
+    for first in True, False:
+        stranger = Worker()
+        stranger.ask("acquire", path)
+
+        def let_go(stranger: Worker = stranger) -> None:
+            until(lambda: queues(os.getpid(), path), "we wait")
+            stranger.ask("release")
+
+        helper = threading.Thread(target=let_go)
+        helper.start()
+        with Lock(path, timeout=20):
+            helper.join()
+            targets = {
+                fd: os.readlink(f"/proc/self/fd/{fd}") for fd in range(64) if os.path.exists(f"/proc/self/fd/{fd}")
+            }
+            (lock_file,) = (fd for fd, target in targets.items() if target == path)
+            (instance,) = (fd for fd, target in targets.items() if "inotify" in target)
+            assert lock_file > instance, (first, targets)
+        stranger.close()
 
 
 def test_killed_waiters_leave_neither_a_ghost_nor_a_lost_wake_up(spawn: Spawn, path: str) -> None:
