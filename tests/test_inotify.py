@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,9 +25,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+def made() -> Instance:
+    """A new instance. There are few per user (fs.inotify.max_user_instances), and others may have them just now."""
+    limit = time.monotonic() + 30
+    while True:
+        try:
+            return Instance()
+        except OSError as error:
+            if error.errno != errno.EMFILE or time.monotonic() > limit:
+                raise
+            time.sleep(0.05)
+
+
 @pytest.fixture
 def instance() -> Iterator[Instance]:
-    instance = Instance()
+    instance = made()
     yield instance
     instance.close()
 
@@ -247,6 +260,7 @@ def test_what_cannot_be_watched_is_an_error(instance: Instance) -> None:
 
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    made().close()
     monkeypatch.setattr(inotify, "_instance", None)
     monkeypatch.setattr(inotify, "_unavailable", False)
     yield
@@ -300,7 +314,6 @@ def test_a_libc_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: Libc())
     assert inotify.shared() is None
-    monkeypatch.undo()
 
 
 @pytest.mark.usefixtures("fresh")
