@@ -170,6 +170,31 @@ def test_an_endless_sleep_can_be_woken_by_a_task(world: World) -> None:
 
 
 @TASKS
+@pytest.mark.parametrize("sourced", [False, True])
+def test_one_that_is_always_woken_lets_others_run(world: World, sourced: bool, pipe: Pipe) -> None:
+    """Else a waiter that is woken without end would keep the holder, in the same loop, from releasing."""
+
+    async def body() -> None:
+        io = world.io()
+        parker = io.parker(pipe if sourced else None)
+        turns: list[bool] = []
+
+        async def other() -> None:
+            for _ in range(20):
+                turns.append(True)
+                await world.pause()
+
+        async with world.group() as group:
+            group.start(other)
+            for _ in range(100):
+                parker.unpark()
+                assert await io.park(parker, io.now() + 30)
+            assert len(turns) == 20
+
+    scenario(world, body)
+
+
+@TASKS
 def test_one_reader_serves_all_waiters(world: World, pipe: Pipe) -> None:
     async def body() -> None:
         io = world.io()

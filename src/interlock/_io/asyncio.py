@@ -52,6 +52,7 @@ class _FutureParker:
     async def sleep(self, until: float) -> bool:
         if self._set:
             self._set = False
+            await asyncio.sleep(0)  # who is always woken must not keep the holder, a task of this loop, from its turn
             return True
         loop = asyncio.get_running_loop()
         future = loop.create_future()

@@ -48,7 +48,7 @@ class _EventParker:
 
     async def sleep(self, until: float) -> bool:
         if self._set:
-            await trio.lowlevel.checkpoint_if_cancelled()
+            await trio.lowlevel.checkpoint()  # who is always woken must not keep the holder, a task too, from its turn
         else:
             self._event = event = trio.Event()
             try:

@@ -44,7 +44,7 @@ class Ops:
     fcntl: Callable[..., Any] = fcntl.fcntl
     makedirs: Callable[..., None] = staticmethod(os.makedirs)
     utime: Callable[[int], None] = os.utime
-    yield_core: Callable[[], None] = os.sched_yield if hasattr(os, "sched_yield") else lambda: None
+    yield_core: Callable[[], None] = staticmethod(getattr(os, "sched_yield", lambda: None))
 
     def touch(self, fd: int) -> None:
         """Raise IN_ATTRIB for those who watch this file. Harmless where it is not allowed."""
