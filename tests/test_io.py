@@ -19,6 +19,8 @@ from interlock._io.asyncio import io_of_running_loop
 from interlock._io.trio import io as trio_io
 from interlock.testing.conformance.worlds import Asyncio, Threads, Trio, World
 
+from .pipes import Pipe
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator, Iterator
 
@@ -26,30 +28,6 @@ WORLDS = pytest.mark.parametrize("world", [Threads(), Asyncio(), Trio()], ids=la
 TASKS = pytest.mark.parametrize("world", [Asyncio(), Trio()], ids=lambda world: world.name)
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sources are descriptors that poll(2) knows")
-
-
-class Pipe:
-    """A source: a byte is news, which unparks whoever has subscribed."""
-
-    def __init__(self) -> None:
-        self.reader, self.writer = os.pipe()
-        if sys.platform != "win32":
-            os.set_blocking(self.reader, False)
-        self.parkers: list[Any] = []
-        self.drained = 0
-
-    def fileno(self) -> int:
-        return self.reader
-
-    def drain(self) -> None:
-        with suppress(BlockingIOError):
-            os.read(self.reader, 100)
-            self.drained += 1
-            for parker in self.parkers:
-                parker.unpark()
-
-    def tell(self) -> None:
-        os.write(self.writer, b"x")
 
 
 @pytest.fixture
@@ -409,121 +387,3 @@ def test_unparking_the_task_of_a_closed_loop_says_so() -> None:
     thread.join()
     assert told == [False]
     box.pop()._log_destroy_pending = False
-
-
-# ---- threads: the wake-up's descriptors
-
-
-def open_descriptors() -> int:
-    gc.collect()
-    return len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0
-
-
-def test_wake_ups_are_used_again(pipe: Pipe) -> None:
-    for _ in range(20):
-        blocking.io.parker(pipe)
-    before = open_descriptors()
-    for _ in range(100):
-        parker = blocking.io.parker(pipe)
-        parker.unpark()
-    assert open_descriptors() <= before + 2
-
-
-def test_a_used_wake_up_has_no_old_wake_ups(pipe: Pipe) -> None:
-    parker: Any = blocking.io.parker(pipe)
-    thread = threading.Thread(target=parker.unpark)
-    thread.start()
-    thread.join()
-    del parker
-    assert not blocking_park(blocking.io.parker(pipe), 0.01)
-
-
-def blocking_park(parker: Any, seconds: float) -> bool:
-    result: bool = parker.sleep(seconds)
-    return result
-
-
-@pytest.mark.parametrize("order", [False, True])
-def test_a_parker_freed_in_a_cycle_keeps_the_pool_whole(order: bool, pipe: Pipe) -> None:
-    """The garbage collector finalizes all objects of a cycle; a wake-up that it closed must not be used again."""
-    blocking._wake_pool.clear()
-    for _ in range(4):
-        parker: Any = blocking.io.parker(pipe)
-        cycle: list[object] = [parker, parker._wake] if order else [parker._wake, parker]
-        cycle.append(cycle)
-        pipe.parkers = []
-        del parker, cycle
-        gc.collect()
-    fillers = [os.dup(0) for _ in range(8)]  # if a descriptor was closed, it is somebody else's now
-    try:
-        for wake in blocking._wake_pool:
-            wake.send()
-            assert os.read(wake.fds[0], 8)
-    finally:
-        for fd in fillers:
-            os.close(fd)
-
-
-def test_a_descriptor_beyond_what_select_can_name(pipe: Pipe) -> None:
-    if sys.platform == "win32":
-        pytest.skip("has no such limits")
-    import fcntl
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard < 2000:
-        pytest.skip("the limit of descriptors is too low to have one above 1024")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2000), hard))
-    try:
-        high = fcntl.fcntl(pipe.reader, fcntl.F_DUPFD, 1500)
-        pipe.reader, low = high, pipe.reader
-        os.close(low)
-        parker = blocking.io.parker(pipe)
-        assert not blocking_park(parker, 0.0002)
-        assert not blocking_park(parker, 0.01)
-        pipe.tell()
-        assert blocking_park(parker, 10)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-# ---- the worlds themselves
-
-
-class Suspended:
-    def __await__(self) -> Generator[None, None, None]:
-        yield
-
-
-def test_a_thread_that_suspends_is_found() -> None:
-    async def body() -> None:
-        await Suspended()
-
-    with pytest.raises(RuntimeError, match="suspended"):
-        Threads().run(body)
-
-
-@WORLDS
-def test_an_error_of_a_contender_is_not_lost(world: World) -> None:
-    async def body() -> None:
-        async def fail() -> None:
-            raise ZeroDivisionError
-
-        async with world.group() as group:
-            group.start(fail)
-
-    with pytest.raises((ZeroDivisionError, ExceptionGroup)):
-        scenario(world, body)
-
-
-@WORLDS
-def test_what_never_happens_fails(world: World) -> None:
-    async def body() -> None:
-        await world.until(lambda: False, "the impossible")
-
-    world.patience, before = 0.05, world.patience
-    try:
-        with pytest.raises(AssertionError, match="the impossible did not happen"):
-            scenario(world, body)
-    finally:
-        world.patience = before

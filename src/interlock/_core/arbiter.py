@@ -135,7 +135,7 @@ def forget_all() -> list[Claim]:
         line = known()
         if line is None:
             continue
-        for place in line.queue:  # one of them may be this thread's: a fork in a signal handler, in the middle of a wait
+        for place in line.queue:  # one may be this thread's: a fork in a signal handler, in the middle of a wait
             place.queued = False
             place.parker.unpark()
         line.queue.clear()
