@@ -8,7 +8,6 @@ import os
 import sys
 import threading
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,10 +18,10 @@ from interlock._io.asyncio import io_of_running_loop
 from interlock._io.trio import io as trio_io
 from interlock.testing.conformance.worlds import Asyncio, Threads, Trio, World
 
-from .pipes import Pipe
+from .sources import Pipe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator, Iterator
+    from collections.abc import Callable, Coroutine, Iterator
 
 WORLDS = pytest.mark.parametrize("world", [Threads(), Asyncio(), Trio()], ids=lambda world: world.name)
 TASKS = pytest.mark.parametrize("world", [Asyncio(), Trio()], ids=lambda world: world.name)
