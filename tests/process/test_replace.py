@@ -41,7 +41,7 @@ def rename_away(path: str) -> None:
 def replace_directory(path: str) -> None:
     directory = os.path.dirname(path)
     os.rename(directory, directory + ".old")
-    os.mkdir(directory)
+    os.makedirs(directory, exist_ok=True)  # a waiter may have been faster
 
 
 def remove_directory(path: str) -> None:
