@@ -77,7 +77,11 @@ def test_a_fleet_without_a_lock_is_caught(tmp_path: Path) -> None:
     left.mkdir()
     right.mkdir()
     filelock(NEW)
-    one = Fleet("FileLock", {"interlock": None}, left, seed=1, kills=0)
-    other = Fleet("FileLock", {"interlock": None}, right, seed=2, kills=0)
-    together = one.start_and_collect(other, holds=400)
-    assert overlapping(together)
+    for attempt in range(1, 6):  # one fleet may be through before the other has begun
+        for directory in (left / str(attempt), right / str(attempt)):
+            directory.mkdir()
+        one = Fleet("FileLock", {"interlock": None}, left / str(attempt), seed=1, kills=0)
+        other = Fleet("FileLock", {"interlock": None}, right / str(attempt), seed=2, kills=0)
+        if overlapping(one.start_and_collect(other, holds=400 * 2**attempt)):
+            return
+    pytest.fail("two fleets without a lock between them, and they never met")

@@ -16,7 +16,7 @@ from interlock import Lock
 from interlock.engines.kernel import NAP
 from interlock.engines.kernel.tickets import FRONT
 
-from .workers import Worker, isolated, lockers, queues, state, tickets, until
+from .workers import Worker, descriptors, isolated, lockers, queues, state, tickets, until
 
 assert sys.platform == "linux"
 
@@ -70,9 +70,7 @@ def test_a_holder_that_waited_would_close_its_lock_first(path: str) -> None:
         helper.start()
         with Lock(path, timeout=20):
             helper.join()
-            targets = {
-                fd: os.readlink(f"/proc/self/fd/{fd}") for fd in range(64) if os.path.exists(f"/proc/self/fd/{fd}")
-            }
+            targets = descriptors()
             (lock_file,) = (fd for fd, target in targets.items() if target == path)
             (instance,) = (fd for fd, target in targets.items() if "inotify" in target)
             assert lock_file > instance, (first, targets)

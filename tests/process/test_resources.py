@@ -21,6 +21,7 @@ from interlock.engines.kernel import BLIND_NAP
 
 from .workers import (
     Worker,
+    descriptors,
     in_child,
     in_namespaces,
     isolated,
@@ -73,7 +74,8 @@ def error_of(action: Callable[[], object]) -> OSError:
 
 
 def files() -> set[str]:
-    return {os.readlink(entry) for fd in range(3, 100) if os.path.islink(entry := f"/proc/self/fd/{fd}")}
+    """What is open besides the standard streams."""
+    return {target for fd, target in descriptors().items() if fd > 2 and not target.startswith("/proc/")}
 
 
 @isolated

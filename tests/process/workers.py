@@ -5,6 +5,7 @@ The oracles read the kernel's tables themselves; they ask nothing of the library
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import functools
 import json
@@ -219,6 +220,15 @@ def state(pid: int) -> str:
         return ""
 
 
+def descriptors() -> dict[int, str]:
+    """What this process has open, by number."""
+    found = {}
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):  # closed meanwhile
+            found[fd] = os.readlink(f"/proc/self/fd/{fd}")
+    return found
+
+
 def work_seconds(pid: int) -> float:
     """How long a process has run on a processor."""
     with open(f"/proc/{pid}/schedstat", encoding="ascii") as file:
@@ -400,7 +410,7 @@ class Verbs:
 
     def child_with_descriptor(self, pass_fds: bool, close_fds: bool) -> None:
         """Run `sleep` beside us, with our lock's descriptor passed, or with whatever it inherits anyhow."""
-        fds = [fd for fd in map(int, os.listdir("/proc/self/fd")) if _is_lock(fd)]
+        fds = [fd for fd, target in descriptors().items() if target.endswith(".lock")]
         sleeper = subprocess.Popen(
             ["sleep", "600"], stdin=subprocess.DEVNULL, pass_fds=fds if pass_fds else (), close_fds=close_fds
         )
@@ -410,13 +420,6 @@ class Verbs:
 
 
 _sleepers: list[subprocess.Popen[bytes]] = []
-
-
-def _is_lock(fd: int) -> bool:
-    try:
-        return os.readlink(f"/proc/self/fd/{fd}").endswith(".lock")
-    except OSError:
-        return False
 
 
 def obey() -> None:
