@@ -75,6 +75,31 @@ def test_importing_the_library_loads_no_click() -> None:
     assert subprocess.run([sys.executable, "-c", code], timeout=30).returncode == 0
 
 
+def test_every_command_is_where_the_table_says() -> None:
+    import click
+
+    from interlock.cli import _commands
+
+    overview = " ".join(tool("--help").stdout.split())
+    context = click.Context(_commands.interlock)
+    for name in _commands.COMMANDS:
+        command = _commands.interlock.get_command(context, name)
+        assert command is not None
+        assert command.name == name
+        assert _commands.COMMANDS[name][1] in overview
+
+
+def test_the_overview_loads_no_command() -> None:
+    code = (
+        "import sys, interlock.cli as cli; sys.argv = ['interlock', '--help']\n"
+        "try: cli.main()\n"
+        "except SystemExit: pass\n"
+        "print([name for name in sys.modules if name in ('interlock.cli._run', 'interlock.lock', 'rich')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_help_documents_every_exit_status() -> None:
     text = tool("run", "--help").stdout
     for status in ("1 ", "2 ", "125 ", "126 ", "127 "):

@@ -18,7 +18,8 @@ def main() -> int:
         print("interlock: the command line needs click: pip install 'interlock[cli]'", file=sys.stderr)
         return 2
     _open_standard_streams()
-    from ._commands import CANNOT_LOCK, interlock
+    from ._commands import interlock
+    from ._common import CANNOT_LOCK
 
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

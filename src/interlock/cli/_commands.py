@@ -1,167 +1,41 @@
-"""What the user types: the commands, their options and exit statuses. The work is done next door."""
+"""The command `interlock` and the table of its subcommands, each in a module of its own, loaded when it is asked for.
+
+A subcommand is a `click.Command` (or a `click.Group` of its own) named in `COMMANDS`; the table's text is what
+`interlock --help` shows, so that help loads none of them.
+"""
 
 from __future__ import annotations
 
-import json
-import signal
-import sys
+from importlib import import_module
 
 import click
 
 from .. import __version__
-from .._deadline import seconds
-from .._errors import LockError, Timeout
-from .._inspect import inspect
-from .._target import resolve
-from ..lock import Lock
-from ._text import conflict, plain, table
-from ._waiting import saying_so
 
-if sys.platform == "win32":
-    from ._windows import die_of, run_under
-else:
-    from ._posix import die_of, run_under
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from .._core.arbiter import Line
-
-CANNOT_LOCK = 125
-"""The status that env(1), nice(1) and timeout(1) have for trouble of their own; 126 and 127 are theirs,
-too."""
+COMMANDS = {
+    "run": ("_run:run", "Run a command while holding a lock."),
+    "who": ("_who:who", "Tell who holds a lock and who waits for it."),
+}
+"""Name -> (module of this package : attribute, one line for the overview)."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Lazy(click.Group):
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[name][0].partition(":")
+        command: click.Command = getattr(import_module("." + module, __package__), attribute)
+        return command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="interlock")
 def interlock() -> None:
-    """Locks between processes: run a command under one, or see who holds it."""
-
-
-class _RunCommand(click.Command):
-    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
-        # Without it, `run LOCK cmd --quiet` would take the command's option for its own.
-        if args and "--" not in args and not set(args) & set(context.help_option_names):
-            hint = "write '--' before the command: interlock run [OPTIONS] TARGET -- CMD..."
-            raise click.UsageError(hint, context)
-        return super().parse_args(context, args)
-
-
-@interlock.command(cls=_RunCommand, options_metavar="[OPTIONS]")
-@click.argument("target")
-@click.argument("command", metavar="-- CMD...", nargs=-1, required=True, type=click.UNPROCESSED)
-@click.option("--timeout", metavar="SECONDS", type=float, help="Give up after this time.  [default: never]")
-@click.option("--no-wait", is_flag=True, help="Give up at once if the lock is held.")
-@click.option(
-    "--conflict-exit-code",
-    metavar="N",
-    type=click.IntRange(0, 255),
-    default=1,
-    show_default=True,
-    help="The exit status for having given up.",
-)
-@click.option("--quiet", is_flag=True, help="Say nothing about waiting and giving up.")
-@click.option("--fair", is_flag=True, help="Wait strictly in order of arrival (Linux, local filesystems).")
-def run(
-    target: str,
-    command: tuple[str, ...],
-    timeout: float | None,
-    no_wait: bool,
-    conflict_exit_code: int,
-    quiet: bool,
-    fair: bool,
-) -> None:
-    """Run CMD while holding the lock TARGET.
-
-    TARGET is the path of a lock file, which is made if it is missing, never written and never deleted; or a
-    file:///directory#name URL. Everybody who uses flock(2) on the file takes turns with CMD: this program,
-    flock(1), the Python packages interlock and filelock.
-
-    CMD inherits the lock: should this program be killed, the lock is held until CMD ends. When CMD has ended
-    the lock is free, also if CMD left processes behind in the background. Signals sent to this program reach
-    CMD.
-
-    \b
-    Exit status:
-      that of CMD; if a signal killed CMD, this program dies of the same signal
-      1    the lock was not acquired in time (--timeout, --no-wait); see --conflict-exit-code
-      2    the command line is wrong
-      125  TARGET cannot be locked: not a lock file, no permission, a filesystem without locks
-      126  CMD was found but cannot be run
-      127  CMD was not found
-    """
-    if no_wait and timeout is not None:
-        raise click.UsageError("--no-wait and --timeout exclude each other")
-    try:
-        limit = seconds(0 if no_wait else timeout)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--timeout") from None
-    line = _line(target)
-    if not command[0]:
-        _complain("the command is an empty word")
-        sys.exit(127)
-    try:
-        lock = Lock(target, fair=fair)
-        with saying_so(line, limit, quiet or not limit):
-            hold = lock.acquire(limit)
-        status = run_under(hold, command)
-    except Timeout as error:
-        if not quiet:
-            _complain(conflict(error, limit))
-        status = conflict_exit_code
-    except (LockError, OSError) as error:
-        _complain(_reason(error, target))
-        status = CANNOT_LOCK
-    except KeyboardInterrupt:  # while waiting: CMD was never started
-        die_of(signal.SIGINT)
-    sys.exit(status)
-
-
-@interlock.command()
-@click.argument("target")
-@click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON, for programs.")
-def who(target: str, as_json: bool) -> None:
-    """Tell who holds the lock TARGET and who waits for it.
-
-    Takes no lock and creates no file. One line per process: "holds" is who locked, "inherits" a process that
-    got the lock from it (and keeps it, should the first one die), "waits" one that wants it. FOR tells how
-    long; with "<" it is no longer than that: the kernel does not record it, "interlock run" does.
-
-    \b
-    Exit status:
-      0  the report was printed, whether the lock is held or free
-      1  TARGET cannot be looked at: no permission, not a lock file
-      2  the command line is wrong
-    """
-    _line(target)
-    try:
-        report = inspect(target)
-    except (LockError, OSError) as error:
-        _complain(_reason(error, target))
-        sys.exit(1)
-    if as_json:
-        click.echo(json.dumps(report.as_dict(), indent=2))
-        return
-    click.echo(table(report))
-
-
-def _line(target: str) -> Line:
-    try:
-        line = resolve(target)
-    except (LockError, ValueError) as error:
-        raise click.BadParameter(plain(str(error)), param_hint="TARGET") from None
-    if line.engine.traits.excludes == "threads":
-        raise click.BadParameter(
-            f"{plain(target)}: a lock in memory is known to one process only; give a path or a file:// URL",
-            param_hint="TARGET",
-        )
-    return line
-
-
-def _reason(error: Exception, target: str) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or target}: {error.strerror}"
-    return str(error)
-
-
-def _complain(text: str) -> None:
-    click.echo(f"interlock: {plain(text)}", err=True)
+    """Locks between processes: run a command under one, see who holds it, watch and record what locks do."""
