@@ -27,7 +27,7 @@ LAYERS = (
     {"_core"},
     {"_io", "_wait"},
     {"engines"},
-    {"_target", "_hold", "_inspect", "lock", "rwlock", "semaphore", "_filelock", "filelock"},  # shells
+    {"_target", "_hold", "_inspect", "lock", "rwlock", "semaphore", "together", "_filelock", "filelock"},  # shells
     {"atomic"},
     {"store"},
     {"catalogue"},

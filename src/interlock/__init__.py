@@ -27,16 +27,19 @@ if TYPE_CHECKING:
     from ._inspect import inspect
     from ._report import Party, Report
     from .lock import AsyncLock, AsyncRLock, Lock, RLock
+    from .together import AsyncHolds, Holds, acquire_all, acquire_all_async
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AsyncHold",
+    "AsyncHolds",
     "AsyncLock",
     "AsyncRLock",
     "DeadlockError",
     "EngineError",
     "Hold",
+    "Holds",
     "Lock",
     "LockError",
     "LostError",
@@ -49,6 +52,8 @@ __all__ = [
     "UnsafePathError",
     "UnsupportedError",
     "__version__",
+    "acquire_all",
+    "acquire_all_async",
     "inspect",
 ]
 
@@ -61,6 +66,7 @@ _HOMES = {
     "_inspect": ("inspect",),
     "_report": ("Party", "Report"),
     "lock": ("AsyncLock", "AsyncRLock", "Lock", "RLock"),
+    "together": ("AsyncHolds", "Holds", "acquire_all", "acquire_all_async"),
 }  # fmt: skip
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

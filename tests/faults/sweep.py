@@ -602,6 +602,62 @@ class AsyncContended(AsyncAcquire):
         super().clear()
 
 
+class AcquireAll(Scenario):
+    """Several at once: all of them, or none."""
+
+    def prepare(self) -> None:
+        self.locks = [Lock(self.path), Lock(os.path.join(self.directory, "b.lock")), Lock("memory://#sweep")]
+        self.holds: interlock.Holds | None = None
+
+    def act(self) -> object:
+        self.holds = interlock.acquire_all(self.locks, 5)
+        return self.holds
+
+    def clear(self) -> None:
+        if self.holds is not None:
+            self.holds.release()
+        self.holds = None
+        self.locks = []
+
+
+class AcquireAllBusy(AcquireAll):
+    """The second is not to be had, so the first is given back; and that is interrupted, too."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        last = os.path.join(self.directory, "z.lock")
+        self.foreign = Foreign(last)
+        self.locks.append(Lock(last))
+
+    def act(self) -> object:
+        with suppress(Timeout):
+            self.holds = interlock.acquire_all(self.locks, 0)
+        return None
+
+    def clear(self) -> None:
+        self.foreign.let_go()
+        super().clear()
+
+
+class ReleaseAll(AcquireAll):
+    def prepare(self) -> None:
+        super().prepare()
+        self.holds = interlock.acquire_all(self.locks, 5)
+
+    def act(self) -> object:
+        with self.holds or self.fail():
+            pass
+        return None
+
+    def fail(self) -> interlock.Holds:
+        raise AssertionError("not prepared")
+
+    def clear(self) -> None:
+        if self.holds is not None and not self.holds.held:
+            self.holds = None
+        super().clear()
+
+
 def _kinds(base: type[Scenario]) -> list[type[Scenario]]:
     found = []
     for kind in base.__subclasses__():

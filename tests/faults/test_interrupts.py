@@ -16,6 +16,8 @@ SCENARIOS = {
     # and how many points there are at least; fewer means that the sweep has gone blind
     "Acquire": 5,
     "AcquireTimed": 5,
+    "AcquireAll": 40,
+    "AcquireAllBusy": 100,
     "AcquireNew": 50,
     "AsyncAcquire": 20,
     "AsyncContended": 150,
@@ -32,6 +34,7 @@ SCENARIOS = {
     "ExitHold": 5,
     "Reenter": 10,
     "Release": 5,
+    "ReleaseAll": 15,
     "ReleaseBefore": 8,
     "ReleaseDropped": 5,
     "ReleaseInner": 2,
