@@ -14,6 +14,7 @@ from .. import __version__
 
 COMMANDS = {
     "run": ("_run:run", "Run a command while holding a lock."),
+    "catalogue": ("_catalogue:catalogue", "Show what is in a build cache: pages, a web site, differences, checks."),
     "who": ("_who:who", "Tell who holds a lock and who waits for it."),
 }
 """Name -> (module of this package : attribute, one line for the overview)."""
