@@ -180,7 +180,7 @@ sys.stdin.readline()
 try:
     hold.assert_held()
 except LostError as error:
-    print(hold.lost, type(error).__name__, flush=True)
+    print(bool(hold.lost), type(error).__name__, flush=True)
 sys.stdin.readline()
 """
 

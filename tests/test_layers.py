@@ -27,7 +27,9 @@ LAYERS = (
     {"_core"},
     {"_io", "_wait"},
     {"engines"},
-    {"_target", "_hold", "_inspect", "lock", "rwlock", "semaphore", "together", "_filelock", "filelock"},  # shells
+    {
+        "_target", "_hold", "_loss", "_inspect", "lock", "rwlock", "semaphore", "together", "_filelock", "filelock",
+    },  # shells
     {"atomic"},
     {"store"},
     {"catalogue"},

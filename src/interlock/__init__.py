@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         UnsafePathError,
         UnsupportedError,
     )
-    from ._hold import AsyncHold, Hold
+    from ._hold import AsyncHold, Hold, Loss
     from ._inspect import inspect
     from ._report import Party, Report
     from .lock import AsyncLock, AsyncRLock, Lock, RLock
@@ -42,6 +42,7 @@ __all__ = [
     "Holds",
     "Lock",
     "LockError",
+    "Loss",
     "LostError",
     "NotHeldError",
     "Party",
@@ -62,7 +63,7 @@ _HOMES = {
         "DeadlockError", "EngineError", "LockError", "LostError", "NotHeldError", "ProtocolError", "Timeout",
         "UnsafePathError", "UnsupportedError",
     ),
-    "_hold": ("AsyncHold", "Hold"),
+    "_hold": ("AsyncHold", "Hold", "Loss"),
     "_inspect": ("inspect",),
     "_report": ("Party", "Report"),
     "lock": ("AsyncLock", "AsyncRLock", "Lock", "RLock"),

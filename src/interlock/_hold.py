@@ -1,4 +1,4 @@
-"""What a caller has after acquiring: `Hold` and `AsyncHold`."""
+"""What a caller has after acquiring: `Hold` and `AsyncHold`; and `Loss`, their end that nobody asked for."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import warnings
 from time import monotonic
 
 from ._core.arbiter import turns, wake_first
+from ._core.lost import tell
 from ._errors import LostError, NotHeldError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
     from types import TracebackType
     from typing import TypeVar
 
@@ -17,7 +20,42 @@ if TYPE_CHECKING:
 
     H = TypeVar("H", bound="_BaseHold")
 
-__all__ = ["AsyncHold", "Hold"]
+__all__ = ["AsyncHold", "Hold", "Loss"]
+
+
+class Loss:
+    """Has the world taken a hold away? True once it has, and from then on.
+
+    As a bool it *asks* (the filesystem, or the lease's clock) at each use; `wait` and `Hold.on_lost` are told.
+    """
+
+    __slots__ = ("_claim",)
+
+    def __init__(self, claim: Claim) -> None:
+        self._claim = claim
+
+    @property
+    def reason(self) -> str:
+        """Why it is lost, for people; empty while it is not, and after a release that came first."""
+        claim = self._claim
+        if not claim.told and claim.depth:
+            reason = claim.line.engine.lost(claim)
+            if reason and claim.depth:  # released meanwhile: then what was seen is somebody else's
+                tell(claim, reason)
+        return claim.told
+
+    def __bool__(self) -> bool:
+        return bool(self.reason)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block this thread until the hold is lost (True), or until it is released, or for `timeout` seconds
+        (`None`: no limit): False."""
+        from ._loss import wait
+
+        return wait(self._claim, timeout)
+
+    def __repr__(self) -> str:
+        return f"<lost: {self.reason}>" if self else "<not lost>"
 
 
 class _BaseHold:
@@ -59,22 +97,41 @@ class _BaseHold:
         return claim is not None and turns.get(claim.line) is claim
 
     @property
-    def lost(self) -> bool:
-        """Has the world taken the lock away (its file unlinked or replaced)? Asks the filesystem at each call."""
-        claim = self._claim
-        return claim is not None and turns.get(claim.line) is claim and bool(claim.line.engine.lost(claim))
+    def lost(self) -> Loss:
+        """Has the world taken the lock away (its file unlinked or replaced, its lease run out)? An event: true once it
+        has, with a `reason`; `wait(timeout)` blocks until then. As a bool it asks anew at each use."""
+        return Loss(self._claim or self._was)
+
+    def on_lost(self, callback: Callable[[str], object]) -> None:
+        """Have `callback(reason)` called once if the lock is taken away before it is released; at once if it was.
+
+        It runs in whatever thread notices: a helper thread of this library, or one that asks. So it should be short;
+        what it raises is logged (logger `interlock`). On a lock file the loss is noticed by events, on filesystems
+        without them within a second or so. Raises `NotHeldError` if this hold is not held.
+        """
+        from ._loss import call_back
+
+        self._require_held()
+        call_back(self._claim or self._was, callback)
 
     def assert_held(self) -> None:
         """Raise `NotHeldError` if released or inherited by fork, `LostError` if the lock was taken away.
 
         True at the moment of the check; only a fencing token protects a later write.
         """
+        claim = self._require_held()
+        if claim.told:
+            raise LostError(f"{self.resource} is lost: {claim.told}")
+        reason = claim.line.engine.lost(claim)
+        if reason and claim.depth:
+            tell(claim, reason)
+            raise LostError(f"{self.resource} is lost: {reason}")
+
+    def _require_held(self) -> Claim:
         claim = self._claim
         if claim is None or turns.get(claim.line) is not claim:
             raise NotHeldError(f"{self.resource} is not held: {self._why_not()}")
-        reason = claim.line.engine.lost(claim)
-        if reason:
-            raise LostError(f"{self.resource} is lost: {reason}")
+        return claim
 
     def _why_not(self) -> str:
         if self._claim is None:
@@ -168,6 +225,16 @@ class AsyncHold(_BaseHold):
     async def renew(self) -> None:
         """Make sure that the hold goes on. A session lock never expires, so this is `assert_held()`."""
         self.assert_held()
+
+    def scope(self) -> AbstractAsyncContextManager[None]:
+        """`async with hold.scope():` a block that is cancelled when the lock is taken away, and raises `LostError`.
+
+        It also raises it at its end if the lock is lost by then. An error of the block itself, and a cancellation from
+        outside, pass unchanged. Raises `NotHeldError` if this hold is not held.
+        """
+        from ._loss import scope
+
+        return scope(self._require_held())
 
     async def __aenter__(self) -> AsyncHold:
         return self

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Callable, Coroutine
+    from contextlib import AbstractContextManager
     from typing import Any, Literal, Protocol, TypeVar
 
     from ._core.arbiter import Line
@@ -37,6 +39,16 @@ if TYPE_CHECKING:
         async def shield(self, awaitable: Coroutine[Any, Any, T]) -> T:
             """Run to the end even while the caller is being cancelled."""
 
+    class Scope(Protocol):
+        """A block of a task that any thread may cancel; what is cancelled so ends without an error."""
+
+        def cancel(self) -> None: ...
+
+    class TaskIO(IO, Protocol):
+        """The io of an event loop."""
+
+        def scope(self) -> AbstractContextManager[Scope]: ...
+
     class Engine(Protocol):
         """What a lock service must be able to do. No threads, no re-entrancy, no timeouts of its own."""
 
@@ -64,7 +76,9 @@ if TYPE_CHECKING:
         def disown(self, claim: Any) -> None:
             """In a forked child: forget what belongs to the parent without undoing it there."""
         def lost(self, claim: Any) -> str:
-            """Why the hold is gone although nobody released it; empty while it stands."""
+            """Why the hold is gone although nobody released it; empty while it stands. This is the truth for those
+            who ask; an engine that finds it out by itself also calls `_core.lost.tell`. One that only looks once it is
+            asked to has a method `watch_loss(claim)`, after which it does."""
         def inspect(self, line: Line) -> Report: ...
         def blame(self, line: Line) -> tuple[Party | None, str]:
             """For `Timeout`: one holder, found fast, and a hint."""
@@ -115,5 +129,9 @@ class Claim:
     began = 0.0
     since = 0.0
     token: int | None = None
+    told = ""
+    """Why it is lost, once anybody was told: see `_core.lost`."""
+    watchers: deque[Callable[[str], object]]
+    """Of those to be told; only there once there was one."""
     thread: object = None
     """Of a task's claim, and of one that queues: the thread (`_identity.me.token`) that must run for it to go on."""

@@ -362,9 +362,9 @@ class Verbs:
         try:
             hold.assert_held()
         except interlock.LockError as error:
-            _say(event="checked", held=hold.held, lost=hold.lost, error=type(error).__name__, text=str(error))
+            _say(event="checked", held=hold.held, lost=bool(hold.lost), error=type(error).__name__, text=str(error))
         else:
-            _say(event="checked", held=hold.held, lost=hold.lost, error=None)
+            _say(event="checked", held=hold.held, lost=bool(hold.lost), error=None)
 
     def spawn(self, path: str, options: dict[str, Any] | None = None) -> None:
         """A forked child acquires, says so, and holds until it is killed. Its own answer names its pid."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import assert_type
 
 import interlock
-from interlock import AsyncHold, AsyncLock, AsyncRLock, Hold, Lock, Party, Report, RLock, Timeout
+from interlock import AsyncHold, AsyncLock, AsyncRLock, Hold, Lock, Loss, Party, Report, RLock, Timeout
 
 
 def targets() -> None:
@@ -34,7 +34,11 @@ def holds(lock: Lock, again: RLock) -> None:
         assert_type(hold, Hold)
         assert_type(hold.token, int | None)
         assert_type(hold.waited, float)
-        assert_type(hold.lost, bool)
+        assert_type(hold.lost, Loss)
+        assert_type(hold.lost.reason, str)
+        assert_type(hold.lost.wait(0), bool)
+        hold.on_lost(print)
+        hold.scope()  # type: ignore[attr-defined]
         assert_type(hold.held, bool)
         assert_type(hold.resource, str)
     with lock.acquire(timeout=0) as other:
@@ -52,6 +56,8 @@ async def awaited_holds(lock: AsyncLock, again: AsyncRLock) -> None:
     async with lock as hold:
         assert_type(hold, AsyncHold)
         assert_type(hold.token, int | None)
+        async with hold.scope() as nothing:
+            assert_type(nothing, None)
         await hold.renew()
         await hold.release()
     with lock:  # type: ignore[attr-defined]

@@ -6,10 +6,10 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .._model import IO
+    from .._model import TaskIO
 
 
-def running() -> IO:
+def running() -> TaskIO:
     """The io of the event loop that runs the caller. Raises `RuntimeError` outside of asyncio and trio."""
     if "trio" in sys.modules:
         from . import trio

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary, ref
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
+    from types import TracebackType
     from typing import Any, TypeVar
 
     from .._model import Parker, Source
@@ -71,6 +72,43 @@ class _FutureParker:
                 timer.cancel()
 
 
+class _TaskScope:
+    """As `asyncio.timeout` does it, with a cancellation that comes from any thread in place of a clock."""
+
+    def __init__(self) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a scope needs a task that it can cancel")
+        self._task = task
+        self._loop = asyncio.get_running_loop()
+        self._open = True
+        self._cancelled = False
+
+    def __enter__(self) -> _TaskScope:
+        self._before = self._task.cancelling()
+        return self
+
+    def cancel(self) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._cancel)
+        except RuntimeError:  # the loop is closed over its tasks
+            pass
+
+    def _cancel(self) -> None:
+        if self._open and not self._cancelled:
+            self._cancelled = True
+            self._task.cancel()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        self._open = False
+        if not self._cancelled:
+            return False
+        ours = self._task.uncancel() <= self._before
+        return ours and kind is asyncio.CancelledError
+
+
 class AsyncioIO:
     """The io of one event loop. Keeps no reference to the loop: loops come and go, and this is keyed by them."""
 
@@ -110,6 +148,9 @@ class AsyncioIO:
                 del self._readers[fd]
                 if not loop.is_closed():
                     loop.remove_reader(fd)
+
+    def scope(self) -> _TaskScope:
+        return _TaskScope()
 
     async def call(self, fn: Callable[..., T], *args: object) -> T:
         return fn(*args)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from _thread import get_ident
+from contextlib import contextmanager
 from time import monotonic
 from weakref import ref
 
@@ -10,7 +11,7 @@ import trio
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterator
     from typing import Any, TypeVar
 
     from .._model import Parker, Source
@@ -70,6 +71,18 @@ async def _read(source: Source) -> None:
 _read_here: trio.lowlevel.RunVar[set[int]] = trio.lowlevel.RunVar("interlock_sources")
 
 
+class _Scope:
+    def __init__(self, scope: trio.CancelScope) -> None:
+        self._scope = scope
+        self._token = trio.lowlevel.current_trio_token()
+
+    def cancel(self) -> None:
+        try:
+            self._token.run_sync_soon(self._scope.cancel)
+        except trio.RunFinishedError:  # its tasks are gone
+            pass
+
+
 class TrioIO:
     __slots__ = ()
 
@@ -97,6 +110,11 @@ class TrioIO:
             sources.add(fd)
             trio.lowlevel.spawn_system_task(_read, source)
         return await parker.sleep(until)
+
+    @contextmanager
+    def scope(self) -> Iterator[_Scope]:
+        with trio.CancelScope() as scope:
+            yield _Scope(scope)
 
     async def call(self, fn: Callable[..., T], *args: object) -> T:
         return fn(*args)

@@ -294,9 +294,16 @@ class KernelEngine:
 
     def lost(self, claim: KernelClaim) -> str:
         path = claim.line.key
-        if not self.ops.current(claim.fd, path):
+        fd = claim.fd
+        if fd is not None and not self.ops.current(fd, path):
             return f"{path} was unlinked or replaced while it was held"
         return ""
+
+    def watch_loss(self, claim: KernelClaim) -> None:
+        """From now on `lost.tell` is called when it is lost."""
+        from ..._wait import guard
+
+        guard.begin(claim, self._events.shared() if self._events and self._hears(claim.line.key) else None)
 
     # ---- the queue
 

@@ -12,12 +12,13 @@ import pytest
 from ... import NotHeldError, Timeout, UnsupportedError
 from .base import Referee, queued, scenario
 from .holds import OwnHolds
+from .losses import Losses
 
 if TYPE_CHECKING:
     from .worlds import AnyHold, Group
 
 
-class LockSuite(OwnHolds):
+class LockSuite(OwnHolds, Losses):
     """What users see of a lock, whatever engine is below."""
 
     suite = "lock"

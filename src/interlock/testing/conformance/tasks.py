@@ -12,6 +12,7 @@ from ... import AsyncLock, Timeout
 from ..._io import running
 from .base import Referee, idle, queued, scenario
 from .locks import LockSuite
+from .scopes import Scopes
 from .worlds import Asyncio, Threads, Trio
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class BlockingLockSuite(LockSuite):
     world = Threads()
 
 
-class TaskLockSuite(LockSuite):
+class TaskLockSuite(Scopes, LockSuite):
     """Cancellation leaves nothing held, nobody in line and no wake-up lost."""
 
     world: TaskWorld

@@ -1,0 +1,57 @@
+"""The world took a hold away: who is told, and exactly once.
+
+`engine.lost(claim)` is the truth for whoever asks. `tell` is the push: the engine's keeper, or whoever asked and
+found it out, calls it, in any thread, any number of times. The first reason stays (`claim.told`). Each watcher is
+taken off the claim before it is called, in one step of the interpreter, so that it is called once, whoever races.
+A watcher that is added late looks after it was added, so that one of the two always sees the other.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .._model import Claim
+
+    Watcher = Callable[[str], object]
+
+
+def tell(claim: Claim, reason: str) -> None:
+    """Mark a claim as lost and call its watchers with the reason. They must not raise."""
+    if not reason:
+        raise ValueError("a hold is lost for a reason")
+    _call(claim, vars(claim).setdefault("told", reason))
+
+
+def settle(claim: Claim) -> None:
+    """The claim has ended: its watchers are called a last time, with "" unless it was lost. An engine that can wake
+    them at a release without a cost to those who have none does so; nobody relies on it."""
+    _call(claim, claim.told)
+
+
+def watch(claim: Claim, watcher: Watcher) -> None:
+    """Have `watcher` called with the reason, once; at once if the claim is lost already."""
+    vars(claim).setdefault("watchers", deque()).append(watcher)
+    if claim.told:
+        _call(claim, claim.told)
+
+
+def unwatch(claim: Claim, watcher: Watcher) -> None:
+    """Undo `watch`. A call that has begun goes on."""
+    try:
+        vars(claim).get("watchers", ()).remove(watcher)
+    except (AttributeError, ValueError):  # none, or called already
+        pass
+
+
+def _call(claim: Claim, reason: str) -> None:
+    watchers = vars(claim).get("watchers")
+    while watchers:
+        try:
+            watcher = watchers.popleft()
+        except IndexError:  # another thread calls the last one
+            return
+        watcher(reason)
