@@ -28,13 +28,16 @@ LAYERS = (
     {"_io", "_wait"},
     {"engines"},
     {
-        "_target", "_hold", "_loss", "_inspect", "lock", "rwlock", "semaphore", "together", "_filelock", "filelock",
+        "_target", "_hold", "_loss", "_inspect",
+        "lock", "rwlock", "semaphore", "together",
+        "_observe", "_statistics", "otel",
+        "_filelock", "filelock",
     },  # shells
     {"atomic"},
     {"store"},
     {"catalogue"},
     {"cli", "__main__", "testing"},
-)
+)  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 CORE_MAY = {"__future__", "collections", "weakref"}

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     )
     from ._hold import AsyncHold, Hold, Loss
     from ._inspect import inspect
+    from ._observe import Event, Observation, observe
     from ._report import Party, Report
+    from ._statistics import Histogram, LockStatistics, Statistics, statistics
     from .lock import AsyncLock, AsyncRLock, Lock, RLock
     from .together import AsyncHolds, Holds, acquire_all, acquire_all_async
 
@@ -38,17 +40,22 @@ __all__ = [
     "AsyncRLock",
     "DeadlockError",
     "EngineError",
+    "Event",
+    "Histogram",
     "Hold",
     "Holds",
     "Lock",
     "LockError",
+    "LockStatistics",
     "Loss",
     "LostError",
     "NotHeldError",
+    "Observation",
     "Party",
     "ProtocolError",
     "RLock",
     "Report",
+    "Statistics",
     "Timeout",
     "UnsafePathError",
     "UnsupportedError",
@@ -56,6 +63,8 @@ __all__ = [
     "acquire_all",
     "acquire_all_async",
     "inspect",
+    "observe",
+    "statistics",
 ]
 
 _HOMES = {
@@ -65,7 +74,9 @@ _HOMES = {
     ),
     "_hold": ("AsyncHold", "Hold", "Loss"),
     "_inspect": ("inspect",),
+    "_observe": ("Event", "Observation", "observe"),
     "_report": ("Party", "Report"),
+    "_statistics": ("Histogram", "LockStatistics", "Statistics", "statistics"),
     "lock": ("AsyncLock", "AsyncRLock", "Lock", "RLock"),
     "together": ("AsyncHolds", "Holds", "acquire_all", "acquire_all_async"),
 }  # fmt: skip

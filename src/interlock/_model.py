@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from typing import Any, Literal, Protocol, TypeVar
 
     from ._core.arbiter import Line
+    from ._core.observe import Story
     from ._report import Party, Report
 
     T = TypeVar("T")
@@ -133,5 +134,7 @@ class Claim:
     """Why it is lost, once anybody was told: see `_core.lost`."""
     watchers: deque[Callable[[str], object]]
     """Of those to be told; only there once there was one."""
+    story: Story | None = None
+    """What observers were told of it; see `_core.observe`."""
     thread: object = None
     """Of a task's claim, and of one that queues: the thread (`_identity.me.token`) that must run for it to go on."""

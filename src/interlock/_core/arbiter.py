@@ -33,11 +33,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .._model import IO, Claim, Engine
+    from .observe import Listener
 
 NAP = 1.0
 """Seconds after which the first in line looks for itself; the others after five times that."""
 
-__all__ = ["Line", "Place", "abandon", "give_back", "line_for", "turns"]
+__all__ = ["Line", "Place", "abandon", "give_back", "line_for", "lines", "turns"]
 
 
 class Line:
@@ -56,6 +57,9 @@ class Line:
 
 
 turns: dict[Line, Claim] = {}
+listener: Listener | None = None
+"""Set while somebody observes: see `observe`."""
+
 _lines: dict[tuple[int, str], KeyedRef[tuple[int, str], Line]] = {}
 """Not a WeakValueDictionary: its `setdefault` is several steps, and two threads may get two lines of one key."""
 
@@ -68,8 +72,16 @@ def line_for(engine: Engine, key: str, resource: str) -> Line:
     while True:
         found = _lines.setdefault(where, mine)()
         if found is not None:
+            told = listener
+            if found is line and told is not None:
+                told.meet(engine)
             return found
         remove_dead(_lines, where)
+
+
+def lines() -> list[Line]:
+    """All lines of the process."""
+    return [line for known in list(_lines.values()) if (line := known()) is not None]
 
 
 def _forget(dead: KeyedRef[tuple[int, str], Line]) -> None:
@@ -131,10 +143,7 @@ def forget_all() -> list[Claim]:
     turns.clear()
     for claim in inherited:
         claim.depth = 0
-    for known in list(_lines.values()):
-        line = known()
-        if line is None:
-            continue
+    for line in lines():
         for place in line.queue:  # one may be this thread's: a fork in a signal handler, in the middle of a wait
             place.queued = False
             place.parker.unpark()
@@ -187,6 +196,9 @@ class Place:
 
     async def wait(self, io: IO, until: float) -> None:
         claim = self.claim
+        told = listener
+        if told is not None:
+            told.waiting(claim)
         if turns.get(claim.line) is claim:
             await claim.line.engine.wait(io, claim, until)
         else:
@@ -209,3 +221,6 @@ class Place:
         finally:
             self.leave_queue()
             give_back(claim)
+            told = listener
+            if told is not None:
+                told.withdrawn(claim)

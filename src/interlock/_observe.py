@@ -1,0 +1,199 @@
+"""`observe`: what the locks of this process do, told to callbacks."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, Literal
+from weakref import ref
+
+from ._core import arbiter, fork
+from ._core.observe import Listener, listen
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from ._core.observe import Story
+    from ._model import Claim
+    from ._report import Report
+
+__all__ = ["Event", "Observation", "observe"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a lock in this process.
+
+    `kind`: "waiting" (it is held by somebody else, and the caller begins to wait), "acquired", "released", "lost" (the
+    world took it away from its holder; "released" still follows), "withdrawn" (the caller went without: a timeout, a
+    cancellation, an error, or a single try that found it held).
+
+    `hold` is one number per acquire of this process: it joins the events of one hold. `at` is in seconds of the Unix
+    epoch, `monotonic` of `time.monotonic()`, which on Linux all processes of a machine share; a grant is timed after it
+    was won, a release before it is done. `waited`: seconds between asking and the grant, or giving up. `held`: seconds
+    from the grant to the release, or to the loss. `thread` is the thread in which it happened, `task` the name of the
+    asyncio or trio task that asked, or "". `reason` says why it was lost.
+    """
+
+    kind: Literal["waiting", "acquired", "released", "lost", "withdrawn"]
+    resource: str
+    key: str
+    engine: str
+    mode: str
+    pid: int
+    thread: str
+    thread_id: int
+    task: str
+    hold: int
+    at: float
+    monotonic: float
+    waited: float
+    held: float
+    reason: str = ""
+    _line: Any = field(default=None, repr=False, compare=False)
+
+    def inspect(self) -> Report:
+        """Who holds the lock and who waits for it now, with their places in the queue; see `interlock.inspect`."""
+        report: Report = self._line.engine.inspect(self._line)
+        return report
+
+
+class Observation:
+    """What `observe` returns: `stop()` ends it, as does the end of a `with` block."""
+
+    def __init__(self, callback: Callable[[Event], object]) -> None:
+        self._callback = callback
+        self._failed = False
+
+    def stop(self) -> None:
+        """Tell no more. Idempotent; a callback that runs in another thread at this moment still ends."""
+        global _observers
+        with _change:
+            if self in _observers:
+                _observers = tuple(other for other in _observers if other is not self)
+                if not _observers:
+                    listen(None)
+
+    def __enter__(self) -> Observation:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _tell(self, event: Event) -> None:
+        try:
+            self._callback(event)
+        except Exception as error:  # noqa: BLE001 - whoever only looks on must not break what he looks at
+            if not self._failed:
+                self._failed = True
+                from logging import getLogger
+
+                getLogger("interlock").error(
+                    "the callback %r of interlock.observe failed (said once)", self._callback, exc_info=error
+                )
+
+
+def observe(callback: Callable[[Event], object]) -> Observation:
+    """Have `callback(event)` called for what all locks of this process do, until the returned `Observation` is stopped.
+
+    It is called in the thread and at the place where it happens, "acquired" with the lock held: be brief, and do not
+    block an event loop. An exception that it raises is logged, once, to the logger `interlock`, and ignored. Locks that
+    the callback itself uses are not told of. A forked child goes on observing, with the parent's callbacks, what it
+    acquires itself. A re-entrant acquire of what the caller already holds is no event. Locks cost nothing more while
+    nobody observes; what they cost otherwise is the callback and a few microseconds per event.
+    """
+    global _observers
+    if not callable(callback):
+        raise TypeError(f"the callback of observe must be callable, not {type(callback).__name__}")
+    observation = Observation(callback)
+    with _change:
+        _arrange()
+        _observers = (*_observers, observation)
+        if arbiter.listener is None:
+            listen(Listener(_tell, time.monotonic, count(1).__next__))
+    return observation
+
+
+_observers: tuple[Observation, ...] = ()
+_change = threading.RLock()  # a signal handler may observe, too
+
+
+class _Inside(threading.local):
+    now = False
+
+
+_inside = _Inside()
+
+
+def _tell(kind: Any, claim: Claim, story: Story, when: float, reason: str = "") -> None:
+    if _inside.now:
+        return
+    _inside.now = True
+    try:
+        event = _event(kind, claim, story, when, reason)
+        for observation in _observers:
+            observation._tell(event)
+    finally:
+        _inside.now = False
+
+
+def _event(kind: Any, claim: Claim, story: Story, when: float, reason: str) -> Event:
+    line = claim.line
+    thread = threading.current_thread()
+    waited, held = 0.0, 0.0
+    if kind in ("acquired", "withdrawn"):
+        waited = when - story.asked
+    elif kind in ("released", "lost"):
+        held = when - story.granted
+    return Event(
+        kind=kind,
+        resource=line.resource,
+        key=line.key,
+        engine=line.engine.traits.name,
+        mode=str(getattr(claim, "mode", None) or "exclusive"),
+        pid=os.getpid(),
+        thread=thread.name,
+        thread_id=threading.get_native_id(),
+        task=task_name(claim.owner),
+        hold=story.number,
+        at=time.time() - (time.monotonic() - when),
+        monotonic=when,
+        waited=max(waited, 0.0),
+        held=max(held, 0.0),
+        reason=reason,
+        _line=line,
+    )
+
+
+def task_name(owner: object) -> str:
+    """Of a task of asyncio or trio; "" where the owner is a thread."""
+    task = owner() if isinstance(owner, ref) else None
+    get_name = getattr(task, "get_name", None)
+    if get_name is not None:
+        return str(get_name())
+    return str(getattr(task, "name", ""))
+
+
+_arranged = False
+
+
+def _arrange() -> None:
+    global _arranged
+    if not _arranged:
+        _arranged = True
+        fork.in_child(_in_child)
+        if hasattr(os, "register_at_fork"):
+            fork.watch(os.register_at_fork)
+
+
+def _in_child() -> None:
+    global _change
+    _change = threading.RLock()  # another thread of the parent may have had it
+    _inside.now = False
