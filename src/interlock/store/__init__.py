@@ -1,0 +1,27 @@
+"""A shared store of builds in the layout of Spack's build cache: many writers, nothing lost.
+
+    from interlock.store import Store
+
+    store = Store("/shared/cache")
+    with store.get_or_build(spec, build) as found:
+        unpack(found.archive)
+"""
+
+from __future__ import annotations
+
+from .entry import Build, Entry, Snapshot
+from .errors import BuildFailed, DamagedError, HostileError, StoreError
+from .spec import simple_spec
+from .store import Store
+
+__all__ = [
+    "Build",
+    "BuildFailed",
+    "DamagedError",
+    "Entry",
+    "HostileError",
+    "Snapshot",
+    "Store",
+    "StoreError",
+    "simple_spec",
+]
