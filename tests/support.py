@@ -35,3 +35,14 @@ def need_root() -> None:
         if os.environ.get("INTERLOCK_REQUIRE_ALL"):
             pytest.fail(reason + ", and INTERLOCK_REQUIRE_ALL is set")
         pytest.skip(reason)
+
+
+def need_lockfs() -> None:
+    """For tests on the fault filesystem."""
+    from interlock.testing.lockfs import available
+
+    reason = available()
+    if reason:
+        if os.environ.get("INTERLOCK_REQUIRE_ALL"):
+            pytest.fail(reason + ", and INTERLOCK_REQUIRE_ALL is set")
+        pytest.skip(reason)
