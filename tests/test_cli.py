@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -254,16 +255,30 @@ def test_table() -> None:
     report = Report(
         "x",
         "kernel",
-        holders=(party(4242, "make -j8", 200), party(31, "cc a.c", exact=False, inherited=True)),
-        waiters=(party(5, "git commit"), party(6, "", None)),
+        holders=(
+            replace(party(4242, "make -j8", 200), thread="main (tid 4243)"),
+            party(31, "cc a.c", exact=False, inherited=True),
+        ),
+        waiters=(
+            replace(
+                party(5, "git commit"), thread="Main Thread (tid 7)", task="Task-1", mode="read", waited=12, position=1
+            ),
+            party(6, "", None),
+        ),
     )
-    assert _text.table(report).splitlines() == [
-        "STATE     PID   USER  FOR      COMMAND",
-        "holds     4242  me    3min20s  make -j8",
-        "inherits  31    me    <12s     cc a.c",
-        "waits     5     me    12s      git commit",
-        "waits     6     me    ?        ?",
+    rows = [line.split(maxsplit=9) for line in _text.table(report).splitlines()]
+    assert rows[0] == "STATE POS PID USER HOST THREAD SINCE FOR WAITED COMMAND".split()
+    since = time.strftime("%H:%M:%S", time.localtime(NOW - 200))
+    assert rows[1][6].endswith(since)  # after the date, where noon in Greenwich is just after midnight
+    assert rows[2][6].startswith(">")
+    assert [[*row[:6], *row[7:]] for row in rows[1:]] == [
+        ["holds", "-", "4242", "me", "here", "main/4243", "3min20s", "?", "make -j8"],
+        ["inherits", "-", "31", "me", "here", "?", "<12s", "?", "cc a.c"],
+        ["waits:read", "1", "5", "me", "here", "Main_Thread/7:Task-1", "12s", "12s", "git commit"],
+        ["waits", "?", "6", "me", "here", "?", "?", "?", "?"],
     ]
+    lines = _text.table(report).splitlines()
+    assert len({line.index(row[7]) for line, row in zip(lines[1:], rows[1:], strict=True) if row[7] != "?"}) == 1
 
 
 def test_table_of_nothing() -> None:

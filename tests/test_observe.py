@@ -63,7 +63,7 @@ def test_a_free_lock(kind: type[Lock], target: str, log: Log) -> None:
     assert acquired.resource == released.resource == target
     assert acquired.key == resolve(target).key
     assert acquired.engine == resolve(target).engine.traits.name
-    assert acquired.mode == "exclusive"
+    assert acquired.mode == "write"
     assert acquired.pid == os.getpid()
     assert acquired.thread == threading.current_thread().name
     assert acquired.thread_id == threading.get_native_id()

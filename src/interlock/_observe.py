@@ -8,10 +8,10 @@ import time
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Literal
-from weakref import ref
 
 from ._core import arbiter, fork
 from ._core.observe import Listener, listen
+from ._identity import task_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def _event(kind: Any, claim: Claim, story: Story, when: float, reason: str) -> E
         resource=line.resource,
         key=line.key,
         engine=line.engine.traits.name,
-        mode=str(getattr(claim, "mode", None) or "exclusive"),
+        mode=str(getattr(claim, "mode", "write")),
         pid=os.getpid(),
         thread=thread.name,
         thread_id=threading.get_native_id(),
@@ -170,15 +170,6 @@ def _event(kind: Any, claim: Claim, story: Story, when: float, reason: str) -> E
         reason=reason,
         _line=line,
     )
-
-
-def task_name(owner: object) -> str:
-    """Of a task of asyncio or trio; "" where the owner is a thread."""
-    task = owner() if isinstance(owner, ref) else None
-    get_name = getattr(task, "get_name", None)
-    if get_name is not None:
-        return str(get_name())
-    return str(getattr(task, "name", ""))
 
 
 _arranged = False

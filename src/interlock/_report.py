@@ -15,6 +15,10 @@ class Party:
 
     `since` is in seconds of the Unix epoch. Where `since_exact` is false it is the earliest that it can have been
     (the process's start): kernels do not record when a lock was taken, only `interlock run` does.
+    `waited` is in seconds: of a waiter how long so far, of a holder how long it had to, `None` where that is not known.
+    `position` is a waiter's place in the queue, 1 for the next; `None` where there is no order (blocked in flock(2)).
+    `thread` names the thread, `task` the asyncio or trio task: known of this very process; of others the thread only
+    where they have but one, or block in flock(2); "" otherwise. `mode`: "read", "update" or "write", "" if unknown.
     `inherited`: the process got the descriptor from the one that locked, and keeps the lock should that one die.
     """
 
@@ -25,6 +29,11 @@ class Party:
     since: float | None = None
     since_exact: bool = False
     inherited: bool = False
+    thread: str = ""
+    task: str = ""
+    mode: str = ""
+    waited: float | None = None
+    position: int | None = None
 
     def __str__(self) -> str:
         name = f"pid {self.pid}" if self.pid is not None else "an unknown process"

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections import deque
 
+from . import arbiter
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +25,11 @@ def tell(claim: Claim, reason: str) -> None:
     """Mark a claim as lost and call its watchers with the reason. They must not raise."""
     if not reason:
         raise ValueError("a hold is lost for a reason")
-    _call(claim, vars(claim).setdefault("told", reason))
+    reason = vars(claim).setdefault("told", reason)
+    listener = arbiter.listener
+    if listener is not None:
+        listener.lost(claim, reason)
+    _call(claim, reason)
 
 
 def settle(claim: Claim) -> None:

@@ -39,6 +39,9 @@ def conflict(error: Timeout, limit: float) -> str:
     return f"{error.resource} is held by {error.holder}"
 
 
+_COLUMNS = ("STATE", "POS", "PID", "USER", "HOST", "THREAD", "SINCE", "FOR", "WAITED", "COMMAND")
+
+
 def table(report: Report) -> str:
     """One line per process; no spaces in the columns but the last, so that awk(1) can read it, too."""
     rows = [_row("inherits" if party.inherited else "holds", party) for party in report.holders]
@@ -49,16 +52,47 @@ def table(report: Report) -> str:
             hint = hint or " (not all processes may be seen)"
             return plain(f"{report.resource}: no holder and no waiter is known{hint}")
         return plain(f"{report.resource}: nobody holds it, nobody waits{hint}")
-    rows.insert(0, ("STATE", "PID", "USER", "FOR", "COMMAND"))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    rows.insert(0, _COLUMNS)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS) - 1)]
     return "\n".join(
-        plain("  ".join([*(row[column].ljust(widths[column]) for column in range(4)), row[4]]))
+        plain("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]))
         for row in rows
     )
 
 
 def _row(state: str, party: Party) -> tuple[str, ...]:
-    since = "?"
-    if party.since is not None:
-        since = ("" if party.since_exact else "<") + duration(time.time() - party.since).replace(" ", "")
-    return state, str(party.pid or "?"), party.user or "?", since, party.command or "?"
+    waits = state == "waits"
+    return (
+        f"{state}:{party.mode}" if party.mode in ("read", "update") else state,
+        str(party.position or "?") if waits else "-",
+        str(party.pid or "?"),
+        party.user or "?",
+        party.host or "?",
+        thread(party),
+        clock(party),
+        age(party),
+        "?" if party.waited is None else duration(party.waited).replace(" ", ""),
+        party.command or "?",
+    )
+
+
+def thread(party: Party) -> str:
+    """The thread, and the task if there is one, as one word."""
+    name = party.thread.replace(" (tid ", "/").rstrip(")")
+    return "_".join(f"{name}:{party.task}".strip(":").split()) or "?"
+
+
+def clock(party: Party) -> str:
+    """Since when, in local time; ">" in front where it is not earlier than that."""
+    if party.since is None:
+        return "?"
+    then, today = time.localtime(party.since), time.localtime(time.time())
+    text = time.strftime("%H:%M:%S" if then[:3] == today[:3] else "%Y-%m-%dT%H:%M:%S", then)
+    return text if party.since_exact else f">{text}"
+
+
+def age(party: Party) -> str:
+    """For how long; "<" in front where it is no longer than that."""
+    if party.since is None:
+        return "?"
+    return ("" if party.since_exact else "<") + duration(time.time() - party.since).replace(" ", "")

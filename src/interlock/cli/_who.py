@@ -20,8 +20,10 @@ def who(target: str, as_json: bool) -> None:
     """Tell who holds the lock TARGET and who waits for it.
 
     Takes no lock and creates no file. One line per process: "holds" is who locked, "inherits" a process that
-    got the lock from it (and keeps it, should the first one die), "waits" one that wants it. FOR tells how
-    long; with "<" it is no longer than that: the kernel does not record it, "interlock run" does.
+    got the lock from it (and keeps it, should the first one die), "waits" one that wants it, with its position
+    POS in the queue. SINCE and FOR tell when that began; with ">" and "<" it is no longer than that: the kernel does
+    not record it, "interlock run" does. WAITED is how long it waits or had to. "?" is what the system does not
+    tell.
 
     \b
     Exit status:

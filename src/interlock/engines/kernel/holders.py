@@ -1,121 +1,51 @@
 """Who holds a lock file and who waits for it, from /proc. Linux; elsewhere the answer is "unknown".
 
-The kernel's own words, and where they mislead:
+The kernel's own words (see `proc`), and where they mislead:
 
 - /proc/locks names the process that *called* flock(2). If it died after a fork, its child keeps the lock and
-  /proc/locks still shows the dead pid. F_OFD_GETLK says -1 for everybody.
-- /proc/PID/fdinfo/N repeats the lock on every descriptor that shares the locked open file description: so it shows
-  who really keeps it. Only root sees other users'.
+  /proc/locks still shows the dead pid. Who has the descriptor (fdinfo) is who keeps it. F_OFD_GETLK says -1 for
+  everybody.
 - Waiters with a timeout are not in the kernel's queue; the ones of interlock are seen by their tickets
-  (`tickets`), whose place is their time of arrival. Those blocked in flock(2) stand behind "->".
+  (`tickets`), whose place is their time of arrival: so it gives their position, too. One per process has a ticket; the
+  other threads and tasks queue behind it and are known to that process only. Those blocked in flock(2) have no
+  position: the kernel wakes all of them at a release.
 - The kernel does not record when a lock was taken, and the file's times do not tell: waiters touch it. Holders
   that care leave a mark (`tickets.mark`), seen by all in /proc/locks; of others the process's start is known.
+- Nor does it record threads; see `proc.thread_of`. Of its own threads and tasks this process knows the names.
 """
 
 from __future__ import annotations
 
 import os
-import pwd
-import socket
 import stat
-import sys
 import time
-from dataclasses import dataclass
+from dataclasses import replace
 
+from ..._core import arbiter
 from ..._core.arbiter import turns
 from ..._errors import UnsafePathError
+from ..._identity import names
 from ..._report import Party, Report
-from . import tickets
+from . import proc, tickets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable
 
     from ..._core.arbiter import Line
-    from ..._model import Traits
+    from ..._model import Claim, Traits
+    from .proc import Entry
 
-assert sys.platform != "win32"
+_MARKS = ((1 << 60, "update"), (1 << 59, "read"))
+"""Where waiting updaters and readers of a read-write lock have their marks: + the time of arrival."""
 
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+_UPDATER = 1 << 57
 
-
-@dataclass(frozen=True)
-class _Entry:
-    """One line of /proc/locks, or of an fdinfo's `lock:` lines."""
-
-    kind: str
-    blocked: bool
-    pid: int
-    device: str
-    inode: int
-    start: str
-
-
-def _parse(line: str) -> _Entry | None:
-    # 12: FLOCK  ADVISORY  WRITE 4242 fe:00:1234 0 EOF      12: -> FLOCK ... for one that is blocked
-    fields = line.split()[1:]
-    blocked = bool(fields) and fields[0] == "->"
-    if blocked:
-        fields = fields[1:]
-    try:
-        kind, _advisory, _mode, pid, where, start = fields[:6]
-        major, minor, inode = where.split(":")
-        return _Entry(kind, blocked, int(pid), f"{major}:{minor}", int(inode), start)
-    except ValueError:
-        return None
-
-
-def _entries(path: str) -> Iterator[_Entry]:
-    with open(path, encoding="ascii", errors="replace") as table:
-        for line in table:
-            entry = _parse(line.removeprefix("lock:\t"))
-            if entry is not None:
-                yield entry
-
-
-def _of_file(status: os.stat_result) -> list[_Entry]:
-    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
-    same_inode = [entry for entry in _entries("/proc/locks") if entry.inode == status.st_ino]
-    # On btrfs and others stat(2) tells an anonymous device that /proc/locks does not know.
-    return [entry for entry in same_inode if entry.device == device] or same_inode
-
-
-def _locks_of(pid: int, status: os.stat_result) -> list[_Entry] | None:
-    """The locks on this file that a process's descriptors keep. None: they are another user's, and not shown."""
-    found = []
-    try:
-        fds = os.listdir(f"/proc/{pid}/fd")
-    except PermissionError:
-        return None
-    except OSError:
-        return []
-    for fd in fds:
-        try:
-            there = os.stat(f"/proc/{pid}/fd/{fd}")
-            if (there.st_dev, there.st_ino) != (status.st_dev, status.st_ino):
-                continue
-            with open(f"/proc/{pid}/fdinfo/{fd}", encoding="ascii", errors="replace") as info:
-                found += [_parse(line.removeprefix("lock:")) for line in info if line.startswith("lock:")]
-        except OSError:
-            continue
-    return [entry for entry in found if entry is not None]
-
-
-def _processes() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
-
-
-def _taken(table: list[_Entry]) -> float | None:
-    """When the lock was taken, if its holder says so."""
-    for entry in table:
-        if entry.kind == "OFDLCK" and tickets.TAKEN <= int(entry.start) < tickets.BASE:
-            return _epoch(int(entry.start) - tickets.TAKEN)
-    return None
+_MODES = {"READ": "read", "WRITE": "write"}
 
 
 def report(traits: Traits, line: Line) -> Report:
     """Everything that can be seen of this lock file. Costs milliseconds: it looks at every descriptor in /proc."""
-    hint = ""
     if not os.path.exists("/proc/locks"):
         return Report(line.resource, traits.name, complete=False, hint="this system does not tell who holds a lock")
     try:
@@ -124,53 +54,93 @@ def report(traits: Traits, line: Line) -> Report:
         return Report(line.resource, traits.name, enforced=True, hint="there is no lock file yet")
     if not stat.S_ISREG(status.st_mode):
         raise UnsafePathError(f"{line.key} is not a regular file, so it is no lock file")
-    table = _of_file(status)
-    lockers = {entry.pid for entry in table if entry.kind == "FLOCK" and not entry.blocked and entry.pid > 0}
-    taken = _taken(table)
-    holders: dict[int, Party] = {}
-    waiters: dict[int, Party] = {}
-    for pid in _processes():
-        locks = _locks_of(pid, status)
-        if locks is None and pid in lockers:
-            holders[pid] = _holder(pid, line, taken)
-        for entry in locks or ():
-            if entry.kind == "FLOCK":
-                holders[pid] = _holder(pid, line, taken, inherited=pid not in lockers)
-            elif entry.kind == "OFDLCK" and int(entry.start) >= tickets.BASE:
-                waiters[pid] = _party(pid, since=_epoch(int(entry.start) - tickets.BASE), since_exact=True)
-    for entry in table:
-        if entry.kind == "FLOCK" and entry.blocked and entry.pid > 0:
-            waiters.setdefault(entry.pid, _party(entry.pid))
-    if not holders:  # the locker is dead, and who inherited its descriptor may not be seen
-        holders = {pid: _holder(pid, line, taken) for pid in lockers}
-    ordered = sorted(holders.items(), key=lambda item: (item[1].inherited, item[0]))
+    table = proc.of_file(status)
+    seen: dict[int, tuple[Entry, ...] | None] = {}
+    for pid in proc.processes():
+        entries = locks_of(pid, status)
+        if entries is None or entries:
+            seen[pid] = entries
+    holders, waiters = parties(table, seen, _claims(line.key))
     return Report(
         line.resource,
         traits.name,
-        holders=tuple(party for _, party in ordered),
-        waiters=tuple(sorted(waiters.values(), key=lambda party: party.since or 0.0)),
+        holders=holders,
+        waiters=waiters,
         enforced=True,
         complete=os.geteuid() == 0,
-        hint=hint,
     )
+
+
+def locks_of(pid: int, status: os.stat_result) -> tuple[Entry, ...] | None:
+    """The locks on this file that a process's descriptors keep. None: they are another user's, and not shown."""
+    try:
+        return tuple(
+            entry
+            for found, there in proc.kept(pid, (status.st_ino,))
+            if there.st_dev == status.st_dev
+            for entry in found.entries
+        )
+    except PermissionError:
+        return None
+
+
+def parties(
+    table: list[Entry], seen: dict[int, tuple[Entry, ...] | None], claims: list[Claim]
+) -> tuple[tuple[Party, ...], tuple[Party, ...]]:
+    """Holders and waiters of one file: from its lines of /proc/locks, the locks that each process's descriptors keep
+    (None where that is not shown), and this process's own claims on it."""
+    lockers = {entry.pid: _mode(entry) for entry in table if entry.flock and not entry.blocked and entry.pid > 0}
+    taken = _taken(table)
+    holders: dict[int, Party] = {}
+    waiters: list[Party] = []
+    tickets_left = {entry.start for entry in table if _arrival(entry) is not None}
+    for pid, entries in seen.items():
+        if entries is None and pid in lockers:
+            holders[pid] = _holder(pid, taken, mode=lockers[pid])
+        updater = any(entry.start == _UPDATER and entry.mode == "WRITE" for entry in entries or ())
+        for entry in entries or ():
+            if entry.flock:
+                mode = "update" if updater and entry.mode == "READ" else _mode(entry)
+                holders[pid] = _holder(pid, taken, inherited=pid not in lockers, mode=mode)
+            elif entry.start in tickets_left:
+                tickets_left.discard(entry.start)
+                waiters.append(_waiter(pid, entry))
+    if not holders:  # the locker is dead, and who inherited its descriptor may not be seen
+        holders = {pid: _holder(pid, taken, mode=mode) for pid, mode in lockers.items()}
+    # Other users' waiters: the kernel shows that there are some, and since when.
+    waiters += [_waiter(None, entry) for entry in table if entry.start in tickets_left and _arrival(entry) is not None]
+    mine, my_waiters = _own(claims)
+    if mine:
+        first = [party for pid, party in holders.items() if pid != os.getpid()]
+        holders_now = [*mine, *first]
+    else:
+        holders_now = list(holders.values())
+    waiters = _numbered(_with_own(waiters, my_waiters))
+    waiters += [
+        proc.party(entry.pid, mode=_mode(entry), thread=proc.thread_of(entry.pid, blocked=True))
+        for entry in table
+        if entry.flock and entry.blocked and entry.pid > 0
+    ]
+    return tuple(sorted(holders_now, key=lambda party: (party.inherited, party.pid or 0))), tuple(waiters)
 
 
 def blame(line: Line) -> tuple[Party | None, str]:
     """One holder for an error message, without a walk through /proc unless the locker is gone."""
-    claim = turns.get(line)
-    if claim is not None and claim.since:
-        return _holder(os.getpid(), line, None), "in this process"
+    mine, _ = _own(_claims(line.key))
+    if mine:
+        return mine[0], "in this process"
     try:
         status = os.stat(line.key, follow_symlinks=False)
-        table = _of_file(status)
-        lockers = [entry.pid for entry in table if entry.kind == "FLOCK" and not entry.blocked]
-        for pid in lockers:
-            if pid > 0 and os.path.exists(f"/proc/{pid}") and _locks_of(pid, status) != []:
-                return _holder(pid, line, _taken(table)), ""
-        for pid in _processes():
-            for entry in _locks_of(pid, status) or ():
-                if entry.kind == "FLOCK":
-                    return _holder(pid, line, _taken(table), inherited=True), ""
+        table = proc.of_file(status)
+        lockers = [entry for entry in table if entry.flock and not entry.blocked]
+        for entry in lockers:
+            pid = entry.pid
+            if pid > 0 and os.path.exists(f"/proc/{pid}") and locks_of(pid, status) != ():
+                return _holder(pid, _taken(table), mode=_mode(entry)), ""
+        for pid in proc.processes():
+            for entry in locks_of(pid, status) or ():
+                if entry.flock:
+                    return _holder(pid, _taken(table), inherited=True, mode=_mode(entry)), ""
     except OSError:
         pass
     return None, ""
@@ -179,83 +149,102 @@ def blame(line: Line) -> tuple[Party | None, str]:
 def waiting(line: Line) -> int:
     """How many processes wait for this lock file, as far as one look into /proc/locks tells."""
     try:
-        table = _of_file(os.stat(line.key, follow_symlinks=False))
+        table = proc.of_file(os.stat(line.key, follow_symlinks=False))
     except OSError:
         return 0
-    blocked = sum(entry.kind == "FLOCK" and entry.blocked for entry in table)
-    return blocked + sum(entry.kind == "OFDLCK" and int(entry.start) >= tickets.BASE for entry in table)
+    return sum((entry.flock and entry.blocked) or _arrival(entry) is not None for entry in table)
 
 
-def _holder(pid: int, line: Line, taken: float | None, inherited: bool = False) -> Party:
-    claim = turns.get(line)
-    if pid == os.getpid() and claim is not None and claim.since:
-        taken = time.time() - (time.monotonic() - claim.since)
-    if taken is None:
-        return _party(pid, since=_started(pid), inherited=inherited)
-    return _party(pid, since=taken, since_exact=True, inherited=inherited)
+def _mode(entry: Entry) -> str:
+    return _MODES.get(entry.mode, "")
 
 
-def _party(
-    pid: int, *, since: float | None = None, since_exact: bool = False, inherited: bool = False
-) -> Party:
-    return Party(
-        pid=pid,
-        command=_command(_words(pid)),
-        user=_user(pid),
-        host=socket.gethostname(),
+def _taken(table: list[Entry]) -> float | None:
+    """When the lock was taken, if its holder says so."""
+    for entry in table:
+        if entry.kind == "OFDLCK" and tickets.TAKEN <= entry.start < tickets.BASE:
+            return proc.epoch(entry.start - tickets.TAKEN)
+    return None
+
+
+def _arrival(entry: Entry) -> tuple[int, str] | None:
+    """Of a waiter's ticket or mark: since when (CLOCK_BOOTTIME, nanoseconds), and the mode."""
+    if entry.kind != "OFDLCK":
+        return None
+    for base, mode in ((tickets.BASE, "write"), *_MARKS):
+        if base <= entry.start < base * 2:
+            return (entry.start - base, mode)
+    return None
+
+
+def _holder(pid: int, taken: float | None, *, inherited: bool = False, mode: str = "") -> Party:
+    since = proc.started(pid) if taken is None else taken
+    return proc.party(
+        pid,
         since=since,
-        since_exact=since_exact,
+        since_exact=taken is not None,
         inherited=inherited,
+        mode=mode,
+        thread=proc.thread_of(pid),
     )
 
 
-def _words(pid: int) -> list[str]:
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            raw = file.read(4096)
-        if not raw:  # a kernel thread or a zombie
-            with open(f"/proc/{pid}/comm", "rb") as file:
-                return [f"[{file.read(64).decode(errors='replace').strip()}]"]
-    except OSError:
-        return []
-    return [word.decode("utf-8", "replace") for word in raw.rstrip(b"\0").split(b"\0")]
+def _waiter(pid: int | None, entry: Entry) -> Party:
+    arrival = _arrival(entry)
+    assert arrival is not None
+    since = proc.epoch(arrival[0])
+    waited = max(0.0, time.time() - since)
+    if pid is None:
+        return Party(None, since=since, since_exact=True, waited=waited, mode=arrival[1])
+    return proc.party(
+        pid, since=since, since_exact=True, waited=waited, mode=arrival[1], thread=proc.thread_of(pid)
+    )
 
 
-def _is_run(words: list[str]) -> bool:
-    if "run" not in words[:5] or "--" not in words:
-        return False
-    return any("interlock" in word for word in words[: words.index("run")])
+def _numbered(waiters: Iterable[Party]) -> list[Party]:
+    return [replace(party, position=place) for place, party in enumerate(waiters, 1)]
 
 
-def _command(words: list[str]) -> str:
-    """A command line for messages: what `interlock run` runs instead of itself, cut, and nothing a terminal obeys."""
-    if _is_run(words):
-        words = words[words.index("--") + 1 :]
-    text = " ".join(words)
-    text = "".join(char if char.isprintable() else "?" for char in text)
-    return text if len(text) <= 80 else text[:79] + "…"
+# ---- what this process knows of itself
 
 
-def _user(pid: int) -> str:
-    try:
-        uid = os.stat(f"/proc/{pid}").st_uid
-    except OSError:
-        return ""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
+def _claims(key: str) -> list[Claim]:
+    """This process's claims on a lock file: holders, who has the turn to contend, and the queue behind it."""
+    found = [claim for line, claim in list(turns.items()) if line.key == key]
+    found += [claim for claim in list(getattr(arbiter, "granted", ())) if claim.line.key == key]
+    for line in arbiter.lines():
+        if line.key == key:
+            found += [place.claim for place in tuple(line.queue)]
+    return found
 
 
-def _epoch(boottime_ns: int) -> float:
-    return time.time() - (time.clock_gettime_ns(_CLOCK) - boottime_ns) / 1e9
+def _own(claims: list[Claim]) -> tuple[list[Party], list[Party]]:
+    """Holders and waiters among this process's claims, the waiters in their order."""
+    holders: list[Party] = []
+    waiters: list[Party] = []
+    now, monotonic = time.time(), time.monotonic()
+    for claim in dict.fromkeys(claims):
+        thread, task = names(claim)
+        since = claim.since or claim.began
+        party = proc.party(
+            os.getpid(),
+            since=now - (monotonic - since) if since else None,
+            since_exact=bool(since),
+            mode=str(getattr(claim, "mode", "write")),
+            thread=thread,
+            waited=(claim.since or monotonic) - claim.began if claim.began else 0.0,
+        )
+        (holders if claim.since else waiters).append(replace(party, task=task))
+    return holders, waiters
 
 
-def _started(pid: int) -> float | None:
-    """When a process began, in seconds of the epoch; None if it is gone."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            ticks = int(file.read().rpartition(")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return None
-    return _epoch(int(ticks / os.sysconf("SC_CLK_TCK") * 1e9))
+def _with_own(waiters: list[Party], mine: list[Party]) -> list[Party]:
+    """This process's waiters stand where its ticket stands. Without one they are at the end: they wait for a
+    hold of this process."""
+    waiters.sort(key=lambda party: party.since or 0.0)
+    places = [at for at, party in enumerate(waiters) if party.pid == os.getpid()]
+    if not mine:
+        return waiters
+    at = places[0] if places else len(waiters)
+    others = [party for party in waiters if party.pid != os.getpid()]
+    return [*others[:at], *mine, *others[at:]]
