@@ -263,6 +263,10 @@ class MarkerEngine:
         if mine.st_nlink:
             ops.rewrite(fd, records.RELEASED)
 
+    def keep_no_more(self, claim: MarkerClaim) -> None:
+        """Of a marker that shall stay, with its descriptor closed."""
+        self._live.discard(claim)
+
     def disown(self, claim: MarkerClaim) -> None:
         """In a forked child: the marker is the parent's; only the copy of its descriptor goes."""
         claim.parker = claim.instance = None

@@ -28,6 +28,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TypeAlias
 
+    from .lease_records import Party
+
     Identity: TypeAlias = tuple[int, str, int | None]
 
 _LINUX = sys.platform in ("linux", "android")
@@ -231,3 +233,52 @@ def _innermost_pid(task: int) -> int | None:
     except (OSError, ValueError, IndexError):
         pass
     return None
+
+
+# ---- leases: no host names
+
+
+def party() -> Party:
+    """This process, as the records of its leases name it."""
+    found = _party.get(os.getpid())
+    if found is None:
+        from .lease_records import Party
+
+        start = own_start() or 0
+        found = Party(os.getpid(), start % (1 << 64), start >> 64, _namespace(), _node(), _command())
+        _party.clear()
+        _party[os.getpid()] = found
+    return found
+
+
+_party: dict[int, Party] = {}
+
+
+def party_is_dead(its: Party) -> bool:
+    """Has that process certainly ended? Only of one that this kernel runs or ran, in this pid namespace, can that be
+    said: the boot id, which no two kernels share, and the namespace must be ours. Names of hosts mean nothing."""
+    mine = party()
+    if not (its.boot and its.space and its.start) or (its.boot, its.space) != (mine.boot, mine.space):
+        return False
+    try:
+        os.kill(its.pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # somebody is there
+        pass
+    token = start_token(its.pid)
+    if token is None:
+        return False
+    return token % (1 << 64) != its.start or _ended(its.pid)
+
+
+def _namespace() -> int:
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino if _LINUX else 0
+    except OSError:
+        return 0
+
+
+def _command() -> str:
+    """The program's name alone: arguments may be secrets, and the record outlives the process."""
+    return os.path.basename(sys.argv[0]) if sys.argv and sys.argv[0] else "python"

@@ -1,0 +1,81 @@
+"""The file at the lock's path, which keeps contenders with filelock's markers out.
+
+They take it for the marker of an owner on a host that is none, and wait. It is put there before the first lease of the
+path, and it stays: to remove it between holds would be to remove by name, and whoever was stopped just before that
+would open the path beside a later holder. So the move from markers to leases goes one way. As long as an owner of a
+marker of theirs holds the path, a lease waits; a marker of a dead one is replaced with proof (`takeover`).
+
+It is touched at each acquisition and renewal, for peers that go by the age of a marker (filelock's `lifetime`).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from ..._errors import ProtocolError, UnsafePathError
+from . import records
+from .lease_log import TORN
+from .ops import kind
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .lease import LeaseClaim
+
+FENCE = records.plain((1, "interlock-lease?see-the-directory-beside-it", None))
+
+_empty: dict[str, tuple[int, float]] = {}
+
+
+def fence(claim: LeaseClaim) -> str | None:
+    """ "stood": it is there. "made": it is new. None: somebody holds a marker of another kind there."""
+    from . import MarkerClaim, Terms, engine
+
+    path = claim.line.key
+    markers = engine()
+    data = markers.read(path)
+    if data == FENCE:
+        try:
+            os.utime(path, follow_symlinks=os.utime not in os.supports_follow_symlinks)
+        except OSError:
+            pass
+        return "stood"
+    _refuse(claim, path, data)
+    its = MarkerClaim(claim.line, claim.owner, Terms(FENCE))
+    try:
+        if not markers.attempt(its):
+            return None
+        markers.ops.close_claim(its)  # it stays
+    except BaseException:
+        markers.drop(its)
+        raise
+    markers.keep_no_more(its)
+    return "made"
+
+
+def _refuse(claim: LeaseClaim, path: str, data: bytes | None) -> None:
+    """What will never go away by itself is an error, not an owner to wait for."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(status.st_mode):
+        raise UnsafePathError(f"{path} is {kind(status.st_mode)}, not a marker file; nothing was locked")
+    if data == records.SENTINEL:
+        raise ProtocolError(
+            f"{path} is used by strict locks of filelock, which do not see leases: use another path, or remove it and "
+            f"{path}.filelock when nobody uses them"
+        )
+    if data or data is None:
+        _empty.pop(path, None)
+        return
+    now = claim.line.engine.ops.clock()  # type: ignore[attr-defined]
+    inode, since = _empty.get(path, (0, 0.0))
+    if inode != status.st_ino:
+        _empty[path] = (status.st_ino, now)
+        claim.due = now + TORN
+    elif now - since >= TORN:
+        raise ProtocolError(
+            f"{path} is empty: the lock file of kernel locks, which do not see leases, or the marker of an owner that "
+            "says nothing. Use another path, or remove it when nobody uses it"
+        )

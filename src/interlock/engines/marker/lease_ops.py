@@ -1,0 +1,246 @@
+"""Every outside effect of the lease engine, in one table that tests and the simulator replace.
+
+Which of them can be trusted where: creating a name (O_EXCL, link, the rename of a directory) is decided by the server,
+so what it says is the truth. A listing, and the look for a name, may come from this host's cache, and be of yesterday.
+What a file holds is read by opening it, which makes network filesystems ask (close-to-open).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+import threading
+import time
+
+from ..._errors import UnsafePathError
+from ..._io.keeping import keeping, now
+from . import identity
+from .lease_records import MAX_SIZE, RELEASED, Party, tail
+from .ops import CREATE, PIN, READ, kind
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from ..kernel import Instance
+    from .lease import LeaseClaim
+
+__all__ = ["LeaseOps", "NoLinks"]
+
+_GONE = (errno.ENOENT, errno.ESTALE, errno.ENOTDIR)
+_NO_LINKS = {
+    errno.ENOSYS, errno.EXDEV, errno.EOPNOTSUPP, getattr(errno, "ENOTSUP", errno.EOPNOTSUPP), errno.EPERM, errno.EMLINK,
+    524,
+}  # fmt: skip
+_TAKEN = (errno.EEXIST, errno.ENOTEMPTY)
+
+
+class NoLinks(Exception):
+    """This filesystem makes no hard links."""
+
+
+class LeaseOps:
+    """The calls, by name. Paths are canonical."""
+
+    def clock(self) -> float:
+        """Seconds; counts the time for which the machine was suspended; nobody sets it."""
+        return now()
+
+    def wall(self) -> float:
+        """Seconds of the Unix epoch: for people, and to begin numbers with. Nothing is decided by it."""
+        return time.time()
+
+    def nonce(self) -> str:
+        return os.urandom(16).hex()
+
+    # ---- reading
+
+    def names(self, directory: str) -> list[str] | None:
+        """What is in a directory; None: there is none."""
+        try:
+            return os.listdir(directory)
+        except OSError as error:
+            if error.errno in _GONE:
+                return None
+            raise
+
+    def read(self, path: str) -> bytes | None:
+        """What is in a file, at most MAX_SIZE; None: it is not there."""
+        try:
+            fd = os.open(path, READ)
+        except OSError as error:
+            if error.errno in _GONE:
+                return None
+            if error.errno in (errno.ELOOP, errno.ENXIO):
+                raise UnsafePathError(f"{path} is not a regular file; nothing was locked") from error
+            raise
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise UnsafePathError(f"{path} is {kind(os.fstat(fd).st_mode)}, not a record; nothing was locked")
+            return os.read(fd, MAX_SIZE)
+        except OSError as error:
+            if error.errno == errno.ESTALE:
+                return None
+            raise
+        finally:
+            os.close(fd)
+
+    def exists(self, path: str) -> bool:
+        try:
+            os.lstat(path)
+        except OSError as error:
+            if error.errno in _GONE:
+                return False
+            raise
+        return True
+
+    def current(self, fd: int, path: str) -> bool:
+        """Is our open file still the one of this name?"""
+        try:
+            there = os.lstat(path)
+        except OSError as error:
+            if error.errno in _GONE:
+                return False
+            raise
+        mine = os.fstat(fd)
+        return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
+
+    # ---- deciding: the server says who was first
+
+    def create(self, claim: LeaseClaim, path: str) -> None:
+        """A new, empty file. The claim owns its descriptor from the instant that it exists."""
+        for claim.fd in map(os.open, (path,), (CREATE,), (0o644,)):  # noqa: B020 - see the kernel engine
+            break
+
+    def link(self, source: str, target: str) -> bool:
+        """Give a file one more name, unless that is taken, or the source is gone (False). Raises `NoLinks`."""
+        try:
+            os.link(source, target)
+        except OSError as error:
+            if error.errno in _NO_LINKS or getattr(error, "winerror", None) in (1, 17, 50):
+                raise NoLinks from error
+            if error.errno in (*_GONE, errno.EEXIST):
+                return False
+            raise
+        return True
+
+    def begin(self, directory: str, name: str, data: bytes, nonce: str) -> None:
+        """Make the log with its first file inside, in one step, unless it is there."""
+        private = f"{directory}.{nonce}"
+        os.makedirs(os.path.dirname(directory), exist_ok=True)
+        os.mkdir(private)
+        try:
+            fd = os.open(os.path.join(private, name), CREATE, 0o644)
+            try:
+                self.write(fd, data, settle=True)
+            finally:
+                os.close(fd)
+            try:
+                os.rename(private, directory)
+            except OSError as error:
+                # Not empty: somebody was faster. Gone: a server repeated a request whose answer was lost.
+                if error.errno not in (*_TAKEN, *_GONE) and not isinstance(error, PermissionError):
+                    raise
+                if not os.path.isdir(directory):
+                    raise
+        finally:
+            self._discard(private, name)
+
+    def _discard(self, private: str, name: str) -> None:
+        try:
+            os.unlink(os.path.join(private, name))
+        except OSError:
+            pass
+        try:
+            os.rmdir(private)
+        except OSError:
+            pass
+
+    # ---- what is only ours
+
+    def write(self, fd: int, data: bytes, *, settle: bool) -> None:
+        """Make `data` the content. `settle`: other hosts see it when this returns."""
+        if sys.platform == "win32":
+            os.lseek(fd, 0, os.SEEK_SET)
+            written = os.write(fd, data)
+        else:
+            written = os.pwrite(fd, data, 0)
+        if written != len(data):
+            raise OSError(errno.ENOSPC, "a record was written in part only")
+        if settle:
+            os.fsync(fd)
+
+    def unlink(self, path: str) -> None:
+        """Nothing depends on it."""
+        try:
+            os.unlink(path)
+        except OSError:
+            pass
+
+    def close(self, claim: LeaseClaim) -> None:
+        """The descriptor is gone, whatever close(2) says."""
+        if claim.fd is None:
+            return
+        try:
+            for claim.fd in map(os.close, (claim.fd,)):  # noqa: B020
+                break
+        except OSError:
+            claim.fd = None
+
+    def abandon(self, claim: LeaseClaim) -> None:
+        """End what was, or is being, made for this claim: released, whatever name it has by now. Idempotent."""
+        if claim.fd is not None:
+            try:
+                if claim.head:
+                    self.write(claim.fd, claim.head + tail(RELEASED, claim.version + 1), settle=False)
+            except OSError:  # nobody renews it
+                pass
+            self.close(claim)
+        if claim.private:
+            self.unlink(claim.private)
+            claim.private = ""
+
+    def watch(self, instance: Instance, path: str, what: int, key: object, tell: Callable[[], object]) -> int:
+        """Have `tell` called at events of the file at the path."""
+        fd = os.open(path, PIN)
+        try:
+            return instance.watch(fd, instance.REPLACED | what, key, tell)
+        finally:
+            os.close(fd)
+
+    def safe(self, directory: str) -> None:
+        """Refuse a log that is no real directory, or another user's who could swap it (in a sticky directory)."""
+        try:
+            found = os.lstat(directory)
+        except OSError as error:
+            if error.errno in _GONE:
+                return
+            raise
+        if not stat.S_ISDIR(found.st_mode):
+            raise UnsafePathError(f"{directory} is {kind(found.st_mode)}, not a directory; nothing was locked")
+        above = os.stat(os.path.dirname(directory))
+        sticky = sys.platform != "win32" and above.st_mode & stat.S_ISVTX
+        if sticky and found.st_uid not in (os.geteuid(), above.st_uid):
+            raise UnsafePathError(f"{directory} belongs to user {found.st_uid}, who could replace it")
+
+    # ---- this process
+
+    def mutex(self) -> AbstractContextManager[object]:
+        return threading.RLock()
+
+    def keep(self, claim: LeaseClaim) -> None:
+        keeping().keep(claim)
+
+    def forget(self, claim: LeaseClaim) -> None:
+        keeping().forget(claim)
+
+    # ---- who we are, and who has died
+
+    def me(self) -> Party:
+        return identity.party()
+
+    def dead(self, party: Party) -> bool:
+        return identity.party_is_dead(party)
