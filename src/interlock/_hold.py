@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
-    from typing import TypeVar
+    from typing import Any, TypeVar
 
     from ._model import Claim
 
@@ -127,6 +127,15 @@ class _BaseHold:
             tell(claim, reason)
             raise LostError(f"{self.resource} is lost: {reason}")
 
+    def _renew(self) -> None:
+        self.assert_held()
+        claim = self._claim or self._was
+        engine: Any = claim.line.engine
+        reason = engine.renew(claim) if hasattr(engine, "renew") else ""
+        if reason:
+            tell(claim, reason)
+            raise LostError(f"{self.resource} is lost: {reason}")
+
     def _require_held(self) -> Claim:
         claim = self._claim
         if claim is None or turns.get(claim.line) is not claim:
@@ -200,8 +209,12 @@ class Hold(_BaseHold):
             raise self._not_held()
 
     def renew(self) -> None:
-        """Make sure that the hold goes on. A session lock never expires, so this is `assert_held()`."""
-        self.assert_held()
+        """Make sure that the hold goes on: a lease gets its whole ttl anew, which a keeper does by itself anyway. A
+        session lock never expires; there this is `assert_held()`.
+
+        Raises `LostError`, `NotHeldError`, and what hinders the renewal of a lease (`OSError`).
+        """
+        self._renew()
 
     def __enter__(self) -> Hold:
         return self
@@ -223,8 +236,12 @@ class AsyncHold(_BaseHold):
             raise self._not_held()
 
     async def renew(self) -> None:
-        """Make sure that the hold goes on. A session lock never expires, so this is `assert_held()`."""
-        self.assert_held()
+        """Make sure that the hold goes on: a lease gets its whole ttl anew, which a keeper does by itself anyway. A
+        session lock never expires; there this is `assert_held()`.
+
+        Raises `LostError`, `NotHeldError`, and what hinders the renewal of a lease (`OSError`).
+        """
+        self._renew()
 
     def scope(self) -> AbstractAsyncContextManager[None]:
         """`async with hold.scope():` a block that is cancelled when the lock is taken away, and raises `LostError`.

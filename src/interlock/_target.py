@@ -11,6 +11,7 @@ from ._errors import UnsupportedError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ._core.arbiter import Line
+    from ._model import Engine
 
 _NAME_MAX = 200
 """Bytes of a lock file's name that is made from a lock's name; longer ones are cut and get a hash."""
@@ -41,9 +42,13 @@ def resolve(
         raise ValueError(f"{path!r} names no lock: put its name behind a '#'")
     if url.query:
         raise ValueError(f"{path!r}: unknown options {url.query!r}")
-    if url.scheme == "file":
+    if url.scheme in ("file", "marker"):
         if url.netloc not in ("", "localhost"):
-            raise ValueError(f"{path!r}: a file:// URL has no host; write file:///directory#name")
+            raise ValueError(f"{path!r}: a {url.scheme}:// URL has no host; write {url.scheme}:///directory#name")
+        if url.scheme == "marker":
+            if primitive not in ("auto", "marker"):
+                raise UnsupportedError(f"{path} is a lease on files: primitive={primitive!r} contradicts that")
+            primitive = "marker"
         return _path_line(os.path.join(unquote(url.path) or os.sep, file_name(name)), path, fair, ttl, primitive)
     if url.scheme == "memory":
         from .engines.memory import engine
@@ -75,14 +80,22 @@ def file_name(name: str) -> str:
     return escaped + ".lock"
 
 
-def _path_line(path: str, resource: str, fair: bool, ttl: float | None, primitive: str) -> Line:
+def _path_engine(resource: str, ttl: float | None, primitive: str) -> Engine:
+    if primitive == "marker":
+        from .engines.marker import lease
+
+        return lease.engine(ttl)
     from .engines import kernel
 
     if ttl is not None:
         raise UnsupportedError(f"{resource}: a lock file is held until it is released; ttl is for engines that lease")
     if primitive not in ("auto", "flock"):
-        raise ValueError(f"primitive {primitive!r} is not one of 'auto', 'flock'")
-    engine = kernel.engine()
+        raise ValueError(f"primitive {primitive!r} is not one of 'auto', 'flock', 'marker'")
+    return kernel.engine()
+
+
+def _path_line(path: str, resource: str, fair: bool, ttl: float | None, primitive: str) -> Line:
+    engine = _path_engine(resource, ttl, primitive)
     directory, name = os.path.split(path)
     if name in ("", os.curdir, os.pardir):
         raise ValueError(f"{path!r} is a directory, not the path of a lock file")

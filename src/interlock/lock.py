@@ -47,18 +47,20 @@ class _BaseLock:
         timeout: float | None = None,
         fair: bool = False,
         ttl: float | None = None,
-        primitive: Literal["auto", "flock"] = "auto",
+        primitive: Literal["auto", "flock", "marker"] = "auto",
     ) -> None:
         """Name a lock; nothing is opened or locked yet.
 
         `target` is the path of a lock file (made with its parent directories at the first acquire, never
         written, never deleted; a relative path is taken from the directory that is current now) or an URL:
-        `file:///directory#name`, `memory://#name`.
+        `file:///directory#name`, `marker:///directory#name`, `memory://#name`.
 
         `timeout` (seconds; `None`: for ever; 0: one attempt) is used where `acquire` is given none.
         `fair=True`: strictly in order of arrival, at the price of throughput; raises `UnsupportedError` where
-        the platform has no such queue. `ttl` is for engines that lease; a lock file is held until released, so
-        there it raises `UnsupportedError`. `primitive`: how a path is locked; only `flock` today.
+        the platform has no such queue. `primitive`: how a path is locked, `flock` or `marker` (a lease, for
+        filesystems whose own locks do not hold). `ttl` (seconds, 30 where left out) is for leases: so long after its
+        last renewal a hold lasts whose owner's host has died. A lock file is held until released: there a `ttl` raises
+        `UnsupportedError`.
 
         Raises `TypeError` and `ValueError` for arguments of the wrong kind or range.
         """
@@ -141,11 +143,14 @@ class _BaseLock:
         # A relative path means the same file wherever it is unpickled.
         target = self._resource if "://" in self._resource else self._line.key
         timeout = None if self._timeout == FOREVER else self._timeout
-        return _rebuild, (type(self), target, timeout, self._fair)
+        options = getattr(self._line.engine, "options", {})
+        return _rebuild, (type(self), target, timeout, self._fair, options)
 
 
-def _rebuild(kind: type[_BaseLock], target: str, timeout: float | None, fair: bool) -> _BaseLock:
-    return kind(target, timeout=timeout, fair=fair)
+def _rebuild(
+    kind: type[_BaseLock], target: str, timeout: float | None, fair: bool, options: dict[str, Any]
+) -> _BaseLock:
+    return kind(target, timeout=timeout, fair=fair, **options)
 
 
 class Lock(_BaseLock):

@@ -7,7 +7,7 @@ A lease ends at `claim.deadline`, by the holder's own clock, unless it is renewe
 has gone by, and so on. One that fails is tried again four times as often, until the deadline; then the hold is lost,
 whatever a renewal that is still under way may answer.
 
-The keeper has no clock, no thread and no memory of its own to lock: somebody who has (`_io.keeping`) asks `next` when
+The keeper has no clock, no thread and no memory of its own to lock: somebody who has (`_wait.keeping`) asks `next` when
 to come, and then `due` what is to be done. Renewals are made elsewhere than where this is asked, one at a time per
 claim, so a renewal that hangs (a filesystem can) keeps neither the other leases nor the news of the loss.
 """
@@ -50,7 +50,7 @@ class Keeper:
 
     def __init__(self) -> None:
         self._times: dict[Claim, list[float]] = {}
-        """When to renew. A list of one, so that a new time for a claim that was removed meanwhile adds it to nothing."""
+        """When to renew. A list of one: a new time for a claim that was removed meanwhile adds it to nothing."""
 
     def add(self, claim: Claim, now: float) -> None:
         """Keep this claim from now on."""

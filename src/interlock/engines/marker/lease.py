@@ -22,24 +22,30 @@ from os.path import dirname
 from random import random
 from time import monotonic
 
-from ..._core import arbiter, fork
-from ..._errors import ProtocolError, UnsupportedError
-from ..._io.keeping import keeping
+from ..._core import arbiter
+from ..._errors import LockError, ProtocolError, UnsupportedError
 from ..._model import Claim, Traits
 from . import lease_records as records
-from .lease_log import COUNTED, FOREVER, Log, Newest
+from .lease_log import COUNTED, FOREVER, Log
 from .lease_ops import LeaseOps
-from .lease_records import RELEASED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractContextManager
+    from typing import Any, Protocol
 
     from ..._core.arbiter import Line
     from ..._model import IO, Parker
     from ..._report import Party, Report
     from ..kernel import Events, Instance
+
+    class Fence(Protocol):
+        """What keeps contenders of other protocols out (`lease_fence`)."""
+
+        def stands(self, claim: LeaseClaim) -> bool:
+            """Is it there? Makes it young."""
+
+        def put(self, claim: LeaseClaim) -> bool:
+            """See to it that it stands. False: one of them holds."""
 
 __all__ = ["DEFAULT_TTL", "LeaseClaim", "LeaseEngine", "engine"]
 
@@ -56,7 +62,7 @@ _CLOSE_WRITE = 0x8  # IN_CLOSE_WRITE: readers of the record come and go
 class LeaseClaim(Claim):
     """A stake in a lease: the generation that is, or would be, ours."""
 
-    fd: int | None = None
+    fd: Any = None  # an int, while its file is open
     number = 0
     head = b""  # of our record; what it says of our state stands behind it
     version = 0  # of our record: one more at each renewal
@@ -71,7 +77,7 @@ class LeaseClaim(Claim):
     watched = 0
     wd = 0
     echo = 0
-    mutex: AbstractContextManager[object]
+    mutex: Any = None  # from the first attempt on
 
 
 class LeaseEngine:
@@ -79,13 +85,11 @@ class LeaseEngine:
 
     claim_type = LeaseClaim
 
-    def __init__(
-        self, ops: LeaseOps, events: Events | None, ttl: float, fence: Callable[[LeaseClaim], str | None] | None
-    ) -> None:
-        """`fence(claim)` keeps contenders of other protocols out: None if one of them holds, else whether it was there
-        ("stood") or is new ("made")."""
+    def __init__(self, ops: LeaseOps, events: Events | None, ttl: float, fence: Fence) -> None:
         self.ops = ops
         self.ttl = ttl
+        self.options = {"primitive": "marker", "ttl": ttl}
+        """What makes a `Lock` on a path come to this engine."""
         self._events = events
         self._fence = fence
         self._logs: dict[str, Log] = {}
@@ -118,7 +122,15 @@ class LeaseEngine:
     # ---- acquire
 
     def try_now(self, claim: LeaseClaim, timeout: float) -> bool:
-        return False  # files are made and read: the loop's overhead is nothing beside that
+        try:
+            if not self._attempt(claim):
+                return False
+        except (OSError, LockError):  # the loop meets it again
+            self.drop(claim)
+            return False
+        self._won(claim)
+        claim.since = monotonic()
+        return True
 
     async def try_acquire(self, io: IO, claim: LeaseClaim, deadline: float) -> bool:
         for _ in range(5):
@@ -135,17 +147,20 @@ class LeaseEngine:
         ops = self.ops
         log = self.log(claim.line.key)
         began = ops.clock()
-        claim.mutex = ops.mutex()
+        if claim.mutex is None:
+            claim.mutex = ops.mutex()
         claim.ttl = self.ttl
         claim.found = 0
         claim.due = FOREVER
         ops.safe(log.directory)
-        stood = self._fence(claim) if self._fence else ""
-        if stood is None:
-            return False
         newest = log.newest()
         if newest is None:
-            return self._begin(log, stood == "stood")
+            if log.empty():  # so the fence, which is put after the log was made, should not be there
+                log.begin(self.ttl, suspicious=self._fence.stands(claim))
+                log.require_generations()
+            return None
+        if not self._fence.put(claim):
+            return False
         claim.found = newest.number
         why, claim.due = log.free(newest, began)
         if not why:
@@ -158,12 +173,6 @@ class LeaseEngine:
             return None
         log.sweep(claim.number)
         return True
-
-    def _begin(self, log: Log, suspicious: bool) -> None:
-        names = self.ops.names(log.directory)
-        if not names:
-            log.begin(self.ttl, suspicious)
-            log.require_generations()
 
     def _won(self, claim: LeaseClaim) -> None:
         if claim.parker is not None:
@@ -199,7 +208,7 @@ class LeaseEngine:
         )
 
     def _unfenced(self, claim: LeaseClaim) -> str:
-        if self._fence is None or self._fence(claim) == "stood":
+        if self._fence.stands(claim):
             return ""
         return f"the file at {claim.line.key} was removed, which keeps owners of filelock's markers out"
 
@@ -326,7 +335,7 @@ class LeaseEngine:
         return log.free(now, asked)[0]
 
     def break_stale(self, line: Line, force: bool = False) -> str:
-        """End the hold that stands in the log, if `stale` or with `force`: its owner finds it lost, the next one enters.
+        """End the hold that stands in the log, if `stale` or with `force`: its owner finds it lost, the next enters.
 
         Returns why, or "" if nobody holds. Raises `ProtocolError` without proof and force: nothing is changed then.
         """
@@ -365,7 +374,7 @@ def engine(ttl: float | None = None) -> LeaseEngine:
     found = _engines.get(its)
     if found is None:
         from ..kernel import engine as kernel_engine
-        from .lease_fence import fence
+        from .lease_fence import MarkerFence
 
         if not _engines:
             import atexit
@@ -373,5 +382,5 @@ def engine(ttl: float | None = None) -> LeaseEngine:
             atexit.register(_at_exit)
         kernel = kernel_engine()  # knows the platform's events
         events = kernel._events if sys.platform == "linux" else None
-        found = _engines.setdefault(its, LeaseEngine(LeaseOps(), events, its, fence))
+        found = _engines.setdefault(its, LeaseEngine(LeaseOps(), events, its, MarkerFence()))
     return found

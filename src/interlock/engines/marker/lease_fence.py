@@ -14,7 +14,7 @@ import os
 import stat
 
 from ..._errors import ProtocolError, UnsafePathError
-from . import records
+from . import MarkerClaim, Terms, engine, records
 from .lease_log import TORN
 from .ops import kind
 
@@ -27,30 +27,37 @@ FENCE = records.plain((1, "interlock-lease?see-the-directory-beside-it", None))
 _empty: dict[str, tuple[int, float]] = {}
 
 
-def fence(claim: LeaseClaim) -> str | None:
-    """ "stood": it is there. "made": it is new. None: somebody holds a marker of another kind there."""
-    from . import MarkerClaim, Terms, engine
+class MarkerFence:
+    """The fences of all paths."""
 
-    path = claim.line.key
-    markers = engine()
-    data = markers.read(path)
-    if data == FENCE:
+    def __init__(self) -> None:
+        self._markers = engine()
+
+    def stands(self, claim: LeaseClaim) -> bool:
+        path = claim.line.key
+        if self._markers.read(path) != FENCE:
+            return False
         try:
-            os.utime(path, follow_symlinks=os.utime not in os.supports_follow_symlinks)
+            os.utime(path)
         except OSError:
             pass
-        return "stood"
-    _refuse(claim, path, data)
-    its = MarkerClaim(claim.line, claim.owner, Terms(FENCE))
-    try:
-        if not markers.attempt(its):
-            return None
-        markers.ops.close_claim(its)  # it stays
-    except BaseException:
-        markers.drop(its)
-        raise
-    markers.keep_no_more(its)
-    return "made"
+        return True
+
+    def put(self, claim: LeaseClaim) -> bool:
+        if self.stands(claim):
+            return True
+        path, markers = claim.line.key, self._markers
+        _refuse(claim, path, markers.read(path))
+        its = MarkerClaim(claim.line, claim.owner, Terms(FENCE))
+        try:
+            if not markers.attempt(its):
+                return False
+            markers.ops.close_claim(its)  # it stays
+        except BaseException:
+            markers.drop(its)
+            raise
+        markers.keep_no_more(its)
+        return True
 
 
 def _refuse(claim: LeaseClaim, path: str, data: bytes | None) -> None:

@@ -100,11 +100,13 @@ class Log:
         """None: there is no log, or it went on while we looked."""
         self._listed = self.ops.names(self.directory) or []
         numbers = [int(name) for name in self._listed if _GENERATION.fullmatch(name)]
-        number = max(numbers, default=0)
-        if numbers:
-            number = max(number, self._known)
-        data = self.ops.read(self.file(number)) if number else None
-        return None if data is None else Newest(number, data)
+        listed = max(numbers, default=0)
+        for number in (self._known, listed) if self._known > listed > 0 else (listed,):
+            data = self.ops.read(self.file(number)) if number else None
+            if data is not None:
+                return Newest(number, data)
+        self._known = 0
+        return None
 
     def begin(self, ttl: float, suspicious: bool) -> None:
         """Make the log, unless it is there. `suspicious`: there was one, so somebody may hold without knowing that it
@@ -116,13 +118,16 @@ class Log:
         self.ops.begin(self.directory, f"{number:020d}", head + state, nonce)
         self._known = 0
 
+    def empty(self) -> bool:
+        """Is it not there, or without a generation?"""
+        return not any(map(_GENERATION.fullmatch, self.ops.names(self.directory) or ()))
+
     def require_generations(self) -> None:
         """After `begin`, a log that is there has some."""
-        names = self.ops.names(self.directory)
-        if names is not None and not any(map(_GENERATION.fullmatch, names)):
+        if self.empty() and self.ops.names(self.directory) is not None:
             raise ProtocolError(
-                f"{self.directory} has no generation in it, so nobody can tell who holds {self.path}: something removed "
-                "them. When nobody uses the lock, remove the directory"
+                f"{self.directory} has no generation in it, so nobody can tell who holds {self.path}: something "
+                "removed them. When nobody uses the lock, remove the directory"
             )
 
     def free(self, now: Newest, asked: float) -> tuple[str, float]:
@@ -159,7 +164,7 @@ class Log:
     # ---- the next generation
 
     def publish(self, claim: LeaseClaim, number: int, ttl: float) -> bool:
-        """Make a generation that is ours. False: somebody was faster, or it cannot be told; then `claim` has nothing."""
+        """Make a generation that is ours. False: somebody was faster, or it cannot be told; `claim` has nothing."""
         ops = self.ops
         nonce = ops.nonce()
         claim.number = number
@@ -231,9 +236,9 @@ class Log:
         """Remove what is far behind our generation, upwards: see (1) and (3) above."""
         for name in sorted(self._listed):
             private = _PRIVATE.fullmatch(name)
-            if private or _GENERATION.fullmatch(name):
-                if int(private[1] if private else name) < number - KEEP:
-                    self.ops.unlink(join(self.directory, name))
+            old = private[1] if private else name if _GENERATION.fullmatch(name) else number
+            if int(old) < number - KEEP:
+                self.ops.unlink(join(self.directory, name))
 
     def taken(self, claim: LeaseClaim) -> str:
         """Why our generation does not count any more, or ""."""

@@ -15,7 +15,7 @@ import threading
 import time
 
 from ..._errors import UnsafePathError
-from ..._io.keeping import keeping, now
+from ..._wait.keeping import keeping, now
 from . import identity
 from .lease_records import MAX_SIZE, RELEASED, Party, tail
 from .ops import CREATE, PIN, READ, kind
@@ -112,7 +112,7 @@ class LeaseOps:
 
     def create(self, claim: LeaseClaim, path: str) -> None:
         """A new, empty file. The claim owns its descriptor from the instant that it exists."""
-        for claim.fd in map(os.open, (path,), (CREATE,), (0o644,)):  # noqa: B020 - see the kernel engine
+        for claim.fd in map(os.open, (path,), (CREATE,), (0o644,)):  # see the kernel engine
             break
 
     def link(self, source: str, target: str) -> bool:
@@ -221,10 +221,10 @@ class LeaseOps:
             raise
         if not stat.S_ISDIR(found.st_mode):
             raise UnsafePathError(f"{directory} is {kind(found.st_mode)}, not a directory; nothing was locked")
-        above = os.stat(os.path.dirname(directory))
-        sticky = sys.platform != "win32" and above.st_mode & stat.S_ISVTX
-        if sticky and found.st_uid not in (os.geteuid(), above.st_uid):
-            raise UnsafePathError(f"{directory} belongs to user {found.st_uid}, who could replace it")
+        if sys.platform != "win32":
+            above = os.stat(os.path.dirname(directory))
+            if above.st_mode & stat.S_ISVTX and found.st_uid not in (os.geteuid(), above.st_uid):
+                raise UnsafePathError(f"{directory} belongs to user {found.st_uid}, who could replace it")
 
     # ---- this process
 
