@@ -205,8 +205,25 @@ class Hold(_BaseHold):
 
     def release(self) -> None:
         """Let go. Raises `NotHeldError` when it was released before, or in a forked child; then nothing happens."""
-        if not self._let_go():
-            raise self._not_held()
+        claim = self._claim
+        if claim is None or claim.depth != 1:
+            if not self._let_go():
+                raise self._not_held()
+            return
+        # As in `Lock.__exit__`: nothing was called since `_claim` was read.
+        self._was = claim
+        self._claim = None
+        claim.depth = 0
+        line = claim.line
+        try:
+            line.engine.drop(claim)
+            if turns.get(line) is claim:
+                del turns[line]
+            if line.queue:
+                wake_first(line)
+        except BaseException:
+            end(claim)
+            raise
 
     def renew(self) -> None:
         """Make sure that the hold goes on: a lease gets its whole ttl anew, which a keeper does by itself anyway. A

@@ -192,7 +192,10 @@ class Place:
 
     async def try_acquire(self, io: IO, deadline: float) -> bool:
         claim = self.claim
-        return self._take_turn() and await claim.line.engine.try_acquire(io, claim, deadline)
+        line = claim.line
+        if turns.get(line) is not claim and not self._take_turn():
+            return False
+        return await line.engine.try_acquire(io, claim, deadline)
 
     async def wait(self, io: IO, until: float) -> None:
         claim = self.claim

@@ -83,7 +83,10 @@ class _PollParker:
                 return False
         # The news are read by the caller, after it tried the lock: every instruction before that try is
         # handoff latency.
-        return self._woken([fd for fd, _ in self._poll.poll(seconds * 1000)])
+        ready = self._poll.poll(seconds * 1000)
+        if len(ready) == 1 and ready[0][0] == self._fds[0]:
+            return True
+        return self._woken([fd for fd, _ in ready])
 
     def _woken(self, ready: list[int]) -> bool:
         if self._fds[1] in ready:  # or the next sleep would end at once, and so on

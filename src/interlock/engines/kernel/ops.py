@@ -40,6 +40,7 @@ class Ops:
     close: Callable[[int], None] = os.close
     fstat: Callable[[int], os.stat_result] = os.fstat
     stat: Callable[..., os.stat_result] = os.stat
+    lstat: Callable[[bytes], os.stat_result] = os.lstat
     flock: Callable[[int, int], None] = fcntl.flock
     fcntl: Callable[..., Any] = fcntl.fcntl
     makedirs: Callable[..., None] = staticmethod(os.makedirs)

@@ -114,7 +114,8 @@ def promote(ops: Ops, fd: int) -> None:
     A touch wakes them all, and they take the caller's core; so it is the losers that call, while the winner only
     calls when it leaves nobody in front to do so.
     """
-    if _in_front(ops, fd) is None and anybody(ops, fd):
+    found = ops.fcntl(fd, _GETLK, _ANYBODY)[0]
+    if found == _READ and _in_front(ops, fd) is None:
         ops.touch(fd)
 
 
