@@ -9,10 +9,14 @@
 
 from __future__ import annotations
 
+from .check import Problem, Verified
 from .entry import Build, Entry, Snapshot
 from .errors import BuildFailed, DamagedError, HostileError, StoreError
+from .mirror import Imported
+from .single import Job, Waiting
 from .spec import simple_spec
 from .store import Store
+from .sweep import Swept
 
 __all__ = [
     "Build",
@@ -20,8 +24,14 @@ __all__ = [
     "DamagedError",
     "Entry",
     "HostileError",
+    "Imported",
+    "Job",
+    "Problem",
     "Snapshot",
     "Store",
     "StoreError",
+    "Swept",
+    "Verified",
+    "Waiting",
     "simple_spec",
 ]

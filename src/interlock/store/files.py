@@ -179,7 +179,9 @@ def sole(path: str) -> int | None:
         fd = os.open(path, os.O_RDWR | _BINARY | getattr(os, "O_NONBLOCK", 0))
     except FileNotFoundError:
         return None
-    except PermissionError:
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR):
+            raise
         fd = os.open(path, os.O_RDONLY | _BINARY | getattr(os, "O_NONBLOCK", 0))
     try:
         if ops.flock(fd, True) and same_file(fd, path):

@@ -76,8 +76,8 @@ def views_on_disk(directory: str) -> list[str]:
     return sorted(name for name in names if os.path.isfile(os.path.join(directory, name, "index.manifest.json")))
 
 
-def publish(store: Store, view: str | None) -> int:
-    """Let a view's pointer say what the newest generation says; returns its number."""
+def publish(store: Store, view: str | None, force: bool = False) -> int:
+    """Let a view's pointer say what the newest generation says; returns its number. `force`: write it anew."""
     path = store.layout.pointer(view)
     with store.locks.briefly(f"index-{view}" if view else "index", patience=60.0):
         while True:
@@ -86,9 +86,10 @@ def publish(store: Store, view: str | None) -> int:
             except DamagedError:
                 pointer = None
             state = store.chain.load()
-            if pointer is not None and pointer.generation == state.generation:
+            if pointer is not None and pointer.generation == state.generation and not force:
                 return state.generation
             _point(store, view, path, state, pointer)
+            force = False
 
 
 def _point(store: Store, view: str | None, path: str, state: State, old: Manifest | None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import sys
 import time
 from contextlib import ExitStack, contextmanager
@@ -46,7 +47,7 @@ def provenance(job: str | None) -> dict[str, object]:
         job = next((os.environ[name] for name in _JOBS if os.environ.get(name)), "")
     return {
         "who": _user(),
-        "host": os.uname().nodename if sys.platform != "win32" else os.environ.get("COMPUTERNAME", ""),
+        "host": platform.node(),
         "job": job[:200],
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "tool": f"interlock {__version__}",
@@ -133,7 +134,7 @@ def _put_batch(
     with ExitStack() as leases:
         rows: list[Row] = []
         for spec, archive, views in checked:
-            rows += publish(store, spec, archive, views, note, leases)
+            rows += publish(store, spec, writer(store, spec, archive), views, note, leases)
             if progress is not None:
                 progress(1)
         if rows:
@@ -176,16 +177,18 @@ def check_views(views: Iterable[str]) -> tuple[str, ...]:
 def publish(
     store: Store,
     spec: Spec,
-    archive: ArchiveSource,
+    make: Callable[[ExitStack], tuple[Manifest, bytes]],
     views: tuple[str, ...],
     note: dict[str, object],
     leases: ExitStack,
     contents: bool = False,
 ) -> list[Row]:
     """Publish the files of a build, or adopt those that are there; returns the rows that are still to be committed.
-    The files stay leased until `leases` ends. `contents`: adopt nothing without comparing its checksums."""
+
+    `make` writes the blobs, if they are needed, and returns the manifest and its text. The files stay leased until
+    `leases` ends. `contents`: adopt nothing without comparing its checksums."""
     path = store.layout.manifest(spec.root.name, spec.root.version, spec.hash)
-    ours: Manifest | None = None
+    ours: tuple[Manifest, bytes] | None = None
     while True:
         taken = files.lease(path)
         if taken is not None:
@@ -195,10 +198,10 @@ def publish(
             except (DamagedError, HostileError, FileNotFoundError):
                 pass  # a damaged entry is replaced by ours, which is whole
         if ours is None:
-            ours = _write_blobs(store, spec, archive, leases)
+            ours = make(leases)
             files.make_directory(os.path.dirname(path))
         draft = leases.enter_context(files.Draft(store.layout.temporary, store.durable))
-        draft.write(ours.as_bytes())
+        draft.write(ours[1])
         draft.sync()
         if taken is not None:
             draft.replace(path)
@@ -206,7 +209,22 @@ def publish(
             continue  # somebody was quicker
         if store.durable:
             files.sync_directory(os.path.dirname(path))
-        return rows_for(spec, ours, views, json.dumps(note))
+        return rows_for(spec, ours[0], views, json.dumps(note))
+
+
+def adopt_one(
+    store: Store, spec: Spec, views: tuple[str, ...], note: dict[str, object], leases: ExitStack
+) -> list[Row] | None:
+    """The rows that a build which is there, whole and undamaged, still needs; None: there is none."""
+    path = store.layout.manifest(spec.root.name, spec.root.version, spec.hash)
+    taken = files.lease(path)
+    if taken is None:
+        return None
+    leases.callback(taken.close)
+    try:
+        return _adopted(store, path, spec, views, note, leases, contents=True)
+    except (DamagedError, HostileError, FileNotFoundError):
+        return None
 
 
 def _adopted(
@@ -238,6 +256,16 @@ def _adopted(
     if set(views) <= set(row.views):
         return []
     return [row_for(theirs, manifest, views)]
+
+
+def writer(store: Store, spec: Spec, archive: ArchiveSource) -> Callable[[ExitStack], tuple[Manifest, bytes]]:
+    """What `publish` makes the files of a new build with."""
+
+    def write(leases: ExitStack) -> tuple[Manifest, bytes]:
+        manifest = _write_blobs(store, spec, archive, leases)
+        return manifest, manifest.as_bytes()
+
+    return write
 
 
 def _write_blobs(store: Store, spec: Spec, archive: ArchiveSource, leases: ExitStack) -> Manifest:

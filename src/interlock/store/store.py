@@ -6,10 +6,10 @@ import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from . import files, index, publish
+from . import check, files, index, mirror, publish, single, sweep
 from .chain import Chain
 from .entry import Build, Entry, Snapshot, check_blob
-from .errors import DamagedError
+from .errors import DamagedError, StoreError
 from .layout import MANIFEST_MAX, Layout, parse_manifest, read_file, safe_hash
 from .locks import Locks
 from .rows import ADD, State, add
@@ -18,12 +18,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
 
+    from .check import Verified
     from .layout import Manifest
     from .locks import LockLike
+    from .mirror import Imported
     from .publish import ArchiveSource, Item, SpecSource
     from .rows import Row
+    from .single import Builder, Waiting
+    from .sweep import Swept
+
+    Progress = Callable[[str, int, int], None]
 
 __all__ = ["Store"]
+
+
+def _unseen(_what: str, _done: int, _total: int) -> None:
+    """The progress that nobody asked for."""
 
 
 class Store:
@@ -79,6 +89,30 @@ class Store:
             yield entry
             self._follow()
 
+    def get_or_build(
+        self,
+        spec: SpecSource,
+        build: Builder,
+        *,
+        views: Iterable[str] = (),
+        timeout: float | None = None,
+        progress: Callable[[Waiting], None] | None = None,
+        job: str | None = None,
+    ) -> Build:
+        """The build of a spec, leased; made by `build` if there is none, by one process at a time.
+
+        `build` gets a `Job`, and returns the archive: its path (in `job.directory`, say) or its bytes. Others who ask
+        for the same spec wait, at most `timeout` seconds (`None`: for ever), and take the result. If the builder dies,
+        the next one builds at once. If `build` raises, its exception is raised here, and `BuildFailed`, with its text,
+        in those who waited; whoever asks later builds again. `progress` is called about once a second while waiting.
+
+        Raises `Timeout`, too. Not promised: that `build` runs once where the lock lies (see `lock`); then two build,
+        and all get the first result that was published.
+        """
+        found = single.get_or_build(self, spec, build, views, timeout, progress, job)
+        self._follow()
+        return found
+
     def index(self, views: Iterable[str] | None = None) -> dict[str, int]:
         """Bring the index that Spack reads up to date, of the views (default: all) and of the root, which is called
         "root" in the answer: the generation that each is of."""
@@ -89,6 +123,60 @@ class Store:
         for view in sorted(publish.check_views(views)):
             done[view] = index.publish(self, view)
         return done
+
+    def gc(
+        self,
+        *,
+        keep: Iterable[str] | None = None,
+        max_age: float | None = None,
+        max_size: int | None = None,
+        grace: float = 3600.0,
+        dry_run: bool = False,
+        progress: Progress = _unseen,
+    ) -> Swept:
+        """Delete builds by rules, and files that nothing refers to; never what somebody reads or is publishing.
+
+        `keep`: hashes, `/` and the first characters of one, names, or patterns of `name@version`; these and what they
+        depend on stay. `max_age` (seconds since publishing) and `max_size` (bytes of all archives; the oldest go
+        first) choose among the others; without both, a `keep` means that all others go. `grace`: seconds for which
+        files that nothing refers to are spared. `dry_run` only tells. If another gc is at work, this one does nothing
+        and says so.
+
+        Raises `UnsupportedError` where the filesystem has no locks, since then nobody can tell what is being read.
+        """
+        return sweep.gc(self, keep, max_age, max_size, grace, dry_run, progress)
+
+    def verify(
+        self, *, repair: bool = False, checksums: bool = True, grace: float = 3600.0, progress: Progress = _unseen
+    ) -> Verified:
+        """Compare all files with their checksums, and the lists with the files; see `Verified`.
+
+        `repair` mends what it finds: see the module. Without it nothing is written, so a read-only mount will do.
+        `checksums=False`: only sizes.
+        """
+        return check.verify(self, repair, checksums, grace, progress)
+
+    def import_mirror(
+        self,
+        source: str | os.PathLike[str],
+        *,
+        views: Iterable[str] = (),
+        job: str | None = None,
+        progress: Progress = _unseen,
+    ) -> Imported:
+        """Copy the builds of a Spack file mirror (layout version 2 or 3), with its views, and into `views`. The source
+        is only read."""
+        self._prepare()
+        done = mirror.import_mirror(self, os.fspath(source), publish.check_views(views), job, progress)
+        self.index()
+        return done
+
+    def _views_of(self) -> dict[str, tuple[str, ...]]:
+        """Of all builds, by hash; nothing where the lists cannot be read."""
+        try:
+            return {row.hash: row.views for row in self._state().builds()}
+        except StoreError:
+            return {}
 
     def blob(self, parts: Iterable[bytes]) -> AbstractContextManager[tuple[str, int]]:
         return publish.write_blob(self, parts)
