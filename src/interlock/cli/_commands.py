@@ -15,6 +15,7 @@ from .. import __version__
 COMMANDS = {
     "run": ("_run:run", "Run a command while holding a lock."),
     "catalogue": ("_catalogue:catalogue", "Show what is in a build cache: pages, a web site, differences, checks."),
+    "store": ("_store:store", "A shared store of builds: publish, read, verify, clean up."),
     "who": ("_who:who", "Tell who holds a lock and who waits for it."),
 }
 """Name -> (module of this package : attribute, one line for the overview)."""
