@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from .places import Places
 
 # Runners, nohup(1) and shells with background jobs ignore these, and children inherit that; the tests are about what
 # signals do by default.
@@ -10,3 +16,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 for name in ("SIGHUP", "SIGQUIT"):
     if hasattr(signal, name):
         signal.signal(getattr(signal, name), signal.SIG_DFL)
+
+
+@pytest.fixture
+def places(monkeypatch: pytest.MonkeyPatch) -> Places:
+    """The test says what is mounted where, and what the user said about it."""
+    from .places import Places
+
+    return Places(monkeypatch)

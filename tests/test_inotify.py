@@ -17,7 +17,7 @@ if sys.platform != "linux":
     pytest.skip("inotify is Linux's", allow_module_level=True)
 assert sys.platform == "linux"  # for mypy
 
-from interlock._wait import inotify  # noqa: E402
+from interlock._wait import inotify, mounts  # noqa: E402
 from interlock._wait.inotify import Instance  # noqa: E402
 
 if TYPE_CHECKING:
@@ -331,5 +331,6 @@ def test_a_forked_child_lets_go_of_it() -> None:
 
 def test_local_filesystems_are_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for kind, trusted in (("ext4", True), ("tmpfs", True), ("nfs4", False), ("fuse", False), ("", False)):
-        monkeypatch.setattr(inotify, "fstype", lambda _, kind=kind: kind)
+        monkeypatch.setattr(mounts, "fstype", lambda _, kind=kind: kind)
+        mounts._local.clear()
         assert inotify.trusts(str(tmp_path)) == trusted

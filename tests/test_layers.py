@@ -25,10 +25,10 @@ SOURCE = Path(interlock.__file__).parent
 LAYERS = (
     {"_errors", "_model", "_deadline", "_report", "_identity"},  # words
     {"_core"},
-    {"_io", "_wait"},
+    {"_io", "_wait", "_fs"},
     {"engines"},
     {
-        "_target", "_hold", "_loss", "_inspect",
+        "_choice", "_target", "_hold", "_loss", "_inspect",
         "lock", "rwlock", "semaphore", "together",
         "_observe", "_statistics", "otel",
         "_filelock", "filelock",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from ._core import fork
 from ._core.arbiter import line_for
@@ -24,7 +25,7 @@ _DEVICES = frozenset(
 def resolve(
     target: str | os.PathLike[str], *, fair: bool = False, ttl: float | None = None, primitive: str = "auto"
 ) -> Line:
-    """The line of `target`. Reads no file but the directories' symbolic links; opens nothing."""
+    """The line of `target`. Reads the directories' symbolic links and the mount table; opens nothing there."""
     if hasattr(os, "register_at_fork"):
         fork.watch(os.register_at_fork)
     path = os.fspath(target)
@@ -80,28 +81,52 @@ def file_name(name: str) -> str:
     return escaped + ".lock"
 
 
-def _path_engine(resource: str, ttl: float | None, primitive: str) -> Engine:
-    if primitive == "marker":
-        from .engines.marker import lease
-
-        return lease.engine(ttl)
-    from .engines import kernel
-
-    if ttl is not None:
-        raise UnsupportedError(f"{resource}: a lock file is held until it is released; ttl is for engines that lease")
-    if primitive not in ("auto", "flock"):
-        raise ValueError(f"primitive {primitive!r} is not one of 'auto', 'flock', 'marker'")
-    return kernel.engine()
-
-
 def _path_line(path: str, resource: str, fair: bool, ttl: float | None, primitive: str) -> Line:
-    engine = _path_engine(resource, ttl, primitive)
     directory, name = os.path.split(path)
     if name in ("", os.curdir, os.pardir):
         raise ValueError(f"{path!r} is a directory, not the path of a lock file")
     # Links in the directories are followed, and before any "..", as the kernel does it for all others who lock
     # this path: so two spellings are one line. The file itself is never a link.
-    key = os.path.join(os.path.realpath(directory or os.curdir), name)
+    directory = os.path.realpath(directory or os.curdir)
+    engine = path_engine(directory, primitive, ttl)
+    key = os.path.join(directory, name)
     if fair:
         engine.require_fair(key)
     return line_for(engine, key, resource)
+
+
+def path_engine(directory: str, primitive: str = "auto", ttl: float | None = None) -> Engine:
+    """The engine for lock files in `directory` (canonical).
+
+    On local filesystems, where nobody has said anything, that costs a look into a dictionary; see `_fs.choice` for
+    everything else. Raises `ValueError` for a primitive or a setting that makes no sense. A place where nothing
+    excludes gets an engine that says so at the first acquire: then `inspect` can still tell about it.
+    """
+    if primitive == "auto" and ttl is None and is_plain(directory):
+        from .engines import kernel
+
+        return kernel.engine()
+    from . import _choice
+
+    return _choice.engine_for(directory, primitive, ttl)
+
+
+def is_plain(directory: str) -> bool:
+    """Is it a local filesystem that no setting can be about?"""
+    global _settings
+    if _settings is None:
+        _settings = _any_settings()
+    from ._wait.mounts import is_local
+
+    return not _settings and (sys.platform != "linux" or is_local(directory))
+
+
+_settings: bool | None = None
+"""Are there settings at all? Found out once; the modules that read them are loaded only then."""
+
+
+def _any_settings() -> bool:
+    if "INTERLOCK_PRIMITIVE" in os.environ or "INTERLOCK_CONFIG" in os.environ:
+        return True
+    home = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
+    return os.path.exists("/etc/interlock.conf") or os.path.exists(os.path.join(home, "interlock.conf"))

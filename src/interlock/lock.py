@@ -37,7 +37,7 @@ _UNSET: Final[Unset] = object()  # type: ignore[assignment]
 class _BaseLock:
     """The options of a lock and what both worlds share. Not a lock by itself."""
 
-    __slots__ = ("__weakref__", "_blocks", "_fair", "_line", "_resource", "_timeout")
+    __slots__ = ("__weakref__", "_blocks", "_fair", "_line", "_primitive", "_resource", "_timeout")
     _reentrant = False
 
     def __init__(
@@ -47,7 +47,7 @@ class _BaseLock:
         timeout: float | None = None,
         fair: bool = False,
         ttl: float | None = None,
-        primitive: Literal["auto", "flock", "marker"] = "auto",
+        primitive: Literal["auto", "flock", "dual", "local", "marker"] = "auto",
     ) -> None:
         """Name a lock; nothing is opened or locked yet.
 
@@ -57,16 +57,21 @@ class _BaseLock:
 
         `timeout` (seconds; `None`: for ever; 0: one attempt) is used where `acquire` is given none.
         `fair=True`: strictly in order of arrival, at the price of throughput; raises `UnsupportedError` where
-        the platform has no such queue. `primitive`: how a path is locked, `flock` or `marker` (a lease, for
-        filesystems whose own locks do not hold). `ttl` (seconds, 30 where left out) is for leases: so long after its
-        last renewal a hold lasts whose owner's host has died. A lock file is held until released: there a `ttl` raises
-        `UnsupportedError`.
+        the platform has no such queue.
+
+        `primitive` says how a path is locked: `"auto"` by what is known of its filesystem (`flock` on local ones),
+        `"flock"`, `"dual"` (flock(2) and an OFD range together), `"local"` (flock, and this host is the only one that
+        uses the place), `"marker"` (a lease, for filesystems whose own locks do not hold). A setting of the user's
+        (`INTERLOCK_PRIMITIVE`, `interlock.conf`) goes before it. Where the choice does not exclude, `acquire` raises
+        `UnsupportedError`. `ttl` (seconds, 30 where left out) is for leases: so long after its last renewal a hold
+        lasts whose owner's host has died. A lock file is held until released: there a `ttl` raises `UnsupportedError`.
 
         Raises `TypeError` and `ValueError` for arguments of the wrong kind or range.
         """
         self._blocks: list[Any] = []  # the holds of the open `with` blocks
         self._timeout = seconds(timeout)
         self._fair = fair
+        self._primitive = primitive
         self._line = resolve(target, fair=fair, ttl=ttl, primitive=primitive)
         self._resource = fspath(target)
 
@@ -143,7 +148,7 @@ class _BaseLock:
         # A relative path means the same file wherever it is unpickled.
         target = self._resource if "://" in self._resource else self._line.key
         timeout = None if self._timeout == FOREVER else self._timeout
-        options = getattr(self._line.engine, "options", {})
+        options = {"primitive": self._primitive, **getattr(self._line.engine, "options", {})}
         return _rebuild, (type(self), target, timeout, self._fair, options)
 
 

@@ -16,6 +16,7 @@ from .._core.arbiter import Place, give_back, line_for, turns, wake_first
 from .._errors import LockError, UnsupportedError
 from .._identity import me
 from .._io.blocking import io as blocking_io
+from .._target import is_plain
 from .._wait.mounts import LOCAL, fstype
 from ..engines import kernel
 from . import options
@@ -60,6 +61,34 @@ else:
         return kernel.engine() if fcntl.flock is _flock else kernel.KernelEngine(_LateOps(), None)
 
 
+def engine_at(path: str) -> kernel.KernelEngine:
+    """The engine for a lock file. Settings and facts count here as they do for `Lock`, with one exception: where the
+    facts alone would refuse, filelock locks, and so does this, and says in a warning what it is worth."""
+    plain = engine()
+    directory = os.path.dirname(path)
+    if is_plain(directory) or plain is not kernel.engine():
+        return plain
+    from .. import _choice
+
+    choice = _choice.choice_for(directory)
+    if choice.refusal and not choice.said:
+        _choice.warn(choice)
+        return plain
+    from ..engines.kernel import chosen
+
+    return chosen.engine_for(choice)
+
+
+def _is_marked(path: str) -> bool:
+    """Does a setting say that there are to be markers instead of kernel locks?"""
+    directory = os.path.dirname(path)
+    if is_plain(directory):
+        return False
+    from .. import _choice
+
+    return _choice.choice_for(directory).primitive == "marker"
+
+
 class EngineLock(BaseFileLock):
     """A lock that the kernel engine holds. Where a subclass overrides `_acquire` or `_release`, those decide."""
 
@@ -86,6 +115,8 @@ class EngineLock(BaseFileLock):
         if sys.platform != "win32" and fcntl.flock is not _flock:
             return None
         if line is None:
+            if self._twin is not None or _is_marked(lock_path(self.lock_file)):
+                return None
             line = self._find_line()
         claim: Claim = line.engine.claim_type()
         claim.line = line
@@ -108,7 +139,7 @@ class EngineLock(BaseFileLock):
     def _find_line(self) -> Line:
         given = self.lock_file
         path = lock_path(given)
-        line = line_for(engine(), path, given)
+        line = line_for(engine_at(path), path, given)
         if path == given and line.engine is kernel.engine():
             self._line = line
             if self._lean and self._straight:
@@ -122,6 +153,8 @@ class EngineLock(BaseFileLock):
             return self._twin._stake(io, context, poll_interval, None)
         if not self._by_engine:
             return super()._stake(io, context, poll_interval, None)
+        if _is_marked(lock_path(context.lock_file)):
+            return self._become_soft()._stake(io, context, poll_interval, None)
         return self._engine_stake(io, context, poll_interval, claim)
 
     def _engine_stake(
@@ -175,14 +208,7 @@ class EngineLock(BaseFileLock):
         settings = self._settings
         if not settings.fallback_to_soft or settings.preserve_lock_file or settings.on_acquired or _has_flock(path):
             return None
-        from .soft import SoftFileLock
-
-        context = self._context
-        self._lean, self._express = False, None
-        self._twin = twin = SoftFileLock(
-            self.lock_file, mode=context.mode, thread_local=settings.thread_local, poll_interval=context.poll_interval
-        )
-        twin._holder, twin._contexts = self._holder, self._contexts
+        twin = self._become_soft()
         if self._made is not None:
             try:
                 status = os.stat(path, follow_symlinks=False)
@@ -193,8 +219,22 @@ class EngineLock(BaseFileLock):
         warnings.warn("flock not supported on this filesystem, falling back to SoftFileLock", stacklevel=2)
         return twin
 
+    def _become_soft(self) -> BaseFileLock:
+        from .soft import SoftFileLock
+
+        context = self._context
+        self._lean, self._express = False, None
+        self._twin = twin = SoftFileLock(
+            self.lock_file,
+            mode=context.mode,
+            thread_local=self._settings.thread_local,
+            poll_interval=context.poll_interval,
+        )
+        twin._holder, twin._contexts = self._holder, self._contexts
+        return twin
+
     def _holds_by_another(self, owner: object, path: str) -> bool:
-        holding = turns.get(line_for(engine(), path, path))
+        holding = turns.get(line_for(engine_at(path), path, path))
         if holding is not None and holding.owner == owner and holding.since:
             return True
         return super()._holds_by_another(owner, path)

@@ -24,7 +24,7 @@ import sys
 from _thread import RLock
 
 from .._core import fork
-from .mounts import LOCAL, fstype
+from .mounts import is_local
 
 assert sys.platform == "linux"
 
@@ -176,7 +176,7 @@ def shared() -> Instance | None:
 
 def trusts(directory: str) -> bool:
     """Does every close of a file in this directory (canonical) happen under this kernel's eyes?"""
-    return fstype(directory) in LOCAL
+    return is_local(directory)
 
 
 def _forget() -> None:

@@ -28,7 +28,7 @@ fails after a wake-up is repeated after short naps that grow, then after the nap
 from __future__ import annotations
 
 import sys
-from errno import EAGAIN
+from errno import EAGAIN, ESTALE
 from itertools import repeat, starmap
 from os import fsencode
 from os.path import dirname
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from ..._core.arbiter import Line
+    from ..._fs.choice import Choice
     from ..._model import IO, Parker, Source
     from ..._report import Party, Report
 
@@ -116,15 +117,22 @@ class KernelEngine:
 
     claim_type = KernelClaim
 
-    def __init__(self, ops: Ops, events: Events | None, queue: bool = sys.platform == "linux") -> None:
+    def __init__(
+        self,
+        ops: Ops,
+        events: Events | None,
+        queue: bool = sys.platform == "linux",
+        choice: Choice | None = None,
+    ) -> None:
         self.ops = ops
+        self.choice = choice
         self._events = events
         self._tickets = queue  # without one, a release wakes all waiters of the machine, and they race
         self._trusted: dict[str, bool] = {}
         self.traits = Traits(
             name="kernel",
             family="session",
-            excludes="processes",
+            excludes="hosts" if choice is not None and choice.hosts == "yes" else "processes",
             fair="no starvation",
             fences=False,
             survives_crash=True,
@@ -179,6 +187,7 @@ class KernelEngine:
                 return won
         ops = self.ops
         path = claim.line.key
+        stale: OSError | None = None
         for _ in range(100):
             if claim.fd is None:
                 await io.call(ops.open_lock_file, claim, path)
@@ -187,16 +196,23 @@ class KernelEngine:
                 return False
             if io.now() < deadline and not await io.call(self._may_try, claim, fd):
                 return False
-            if not await io.call(ops.try_lock, fd, path):
-                if await io.call(ops.current, fd, path):
-                    return False
-            elif await io.call(self._still, claim, fd):
-                if claim.parker is not None:
-                    await io.call(self._won, claim)
-                claim.since = io.now()
-                return True
+            try:
+                if not await io.call(ops.try_lock, fd, path):
+                    if await io.call(ops.current, fd, path):
+                        return False
+                elif await io.call(self._still, claim, fd):
+                    if claim.parker is not None:
+                        await io.call(self._won, claim)
+                    claim.since = io.now()
+                    return True
+            except OSError as error:
+                if error.errno != ESTALE:  # NFS: it was removed or replaced on the server
+                    raise
+                stale = error
             # The file was unlinked or replaced: what was locked or waited for is nobody's lock any more.
             await io.call(self.drop, claim)
+        if stale is not None:
+            raise stale
         raise BlockingIOError(EAGAIN, "the lock file is replaced faster than it can be locked", path)
 
     def _race(self, claim: KernelClaim) -> bool | None:
@@ -303,9 +319,13 @@ class KernelEngine:
     def lost(self, claim: KernelClaim) -> str:
         path = claim.line.key
         fd = claim.fd
-        if fd is not None and not self.ops.current(fd, path):
-            return f"{path} was unlinked or replaced while it was held"
-        return ""
+        try:
+            if fd is None or self.ops.current(fd, path):
+                return ""
+        except OSError as error:
+            if error.errno != ESTALE:
+                raise
+        return f"{path} was unlinked or replaced while it was held"
 
     def watch_loss(self, claim: KernelClaim) -> None:
         """From now on `lost.tell` is called when it is lost."""
@@ -401,6 +421,12 @@ class KernelEngine:
             tickets.leave(self.ops, claim.fd)
 
     def inspect(self, line: Line) -> Report:
+        from ..._fs.choice import choose
+
+        choice = self.choice if self.choice is not None else choose(dirname(line.key))
+        return choice.stamp(self._inspect(line))
+
+    def _inspect(self, line: Line) -> Report:
         if sys.platform == "linux":
             from . import holders
 
@@ -441,7 +467,7 @@ _engines: dict[str, KernelEngine] = {}
 
 
 def engine() -> KernelEngine:
-    """The process's engine for paths, made for its platform at the first use."""
+    """The process's engine for paths on local filesystems, made for its platform at the first use."""
     if "kernel" not in _engines:
         if sys.platform == "win32":
             from .windows import Ops

@@ -9,7 +9,8 @@ import stat
 import sys
 import time
 
-from ..._errors import UnsafePathError, UnsupportedError
+from ..._errors import UnsafePathError
+from . import answers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ _CREATE = OPEN | os.O_CREAT | os.O_EXCL
 _READ_ONLY = OPEN & ~os.O_RDWR
 EXCLUSIVE = fcntl.LOCK_EX | fcntl.LOCK_NB
 UNLOCK = fcntl.LOCK_UN
-_UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, 524}  # 524: the kernel's ENOTSUPP (Lustre)
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
@@ -45,6 +45,8 @@ class Ops:
     fcntl: Callable[..., Any] = fcntl.fcntl
     makedirs: Callable[..., None] = staticmethod(os.makedirs)
     utime: Callable[[int], None] = os.utime
+    lock = "flock(2)"  # what it is called in messages
+    place = ""  # the filesystem, where it is known
     yield_core: Callable[[], None] = staticmethod(getattr(os, "sched_yield", lambda: None))
 
     def touch(self, fd: int) -> None:
@@ -134,15 +136,9 @@ class Ops:
         except OSError as error:
             if error.errno == errno.EACCES:  # flock(2) over SMB says so for contention
                 return False
-            if error.errno in _UNSUPPORTED:
-                raise UnsupportedError(
-                    f"{path}: this filesystem has no flock(2) ({errno.errorcode.get(error.errno, error.errno)}:"
-                    f" {error.strerror}); put the lock file on a local filesystem"
-                ) from error
-            if error.errno == errno.EBADF:
-                raise UnsupportedError(
-                    f"{path}: this filesystem (NFS) locks only files that may be written; make it writable"
-                ) from error
+            refusal = answers.refusal(path, error, self.lock, self.place)
+            if refusal is not None:
+                raise refusal from error
             error.filename = path
             raise
         return True

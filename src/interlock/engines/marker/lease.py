@@ -297,11 +297,13 @@ class LeaseEngine:
     # ---- for people
 
     def inspect(self, line: Line) -> Report:
+        from ..._fs.choice import choose
         from ..._report import Report
 
         holder, hint = self.blame(line)
         facts = {"log": self.log(line.key).directory}
-        return Report(line.resource, "marker lease", (holder,) if holder else (), (), True, hint=hint, facts=facts)
+        report = Report(line.resource, "marker lease", (holder,) if holder else (), (), True, hint=hint, facts=facts)
+        return choose(dirname(line.key), "marker").stamp(report)
 
     def blame(self, line: Line) -> tuple[Party | None, str]:
         from ..._report import Party
