@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ._observe import Event, Observation, observe
     from ._report import Party, Report
     from ._statistics import Histogram, LockStatistics, Statistics, statistics
+    from .atomic import BuildError, once, publish, transform
     from .lock import AsyncLock, AsyncRLock, Lock, RLock
     from .together import AsyncHolds, Holds, acquire_all, acquire_all_async
 
@@ -38,6 +39,7 @@ __all__ = [
     "AsyncHolds",
     "AsyncLock",
     "AsyncRLock",
+    "BuildError",
     "DeadlockError",
     "EngineError",
     "Event",
@@ -64,7 +66,10 @@ __all__ = [
     "acquire_all_async",
     "inspect",
     "observe",
+    "once",
+    "publish",
     "statistics",
+    "transform",
 ]
 
 _HOMES = {
@@ -77,6 +82,7 @@ _HOMES = {
     "_observe": ("Event", "Observation", "observe"),
     "_report": ("Party", "Report"),
     "_statistics": ("Histogram", "LockStatistics", "Statistics", "statistics"),
+    "atomic": ("BuildError", "once", "publish", "transform"),
     "lock": ("AsyncLock", "AsyncRLock", "Lock", "RLock"),
     "together": ("AsyncHolds", "Holds", "acquire_all", "acquire_all_async"),
 }  # fmt: skip
