@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 
 from . import wire
 from .table import Blocked, Held
-from .wire import Op
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
 assert sys.platform == "linux"
 
+Op = wire.Op
 _NOT_FOR_THE_DISK = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NOCTTY | os.O_DIRECT | 0x20  # __FMODE_EXEC
 
 NEVER = object()
