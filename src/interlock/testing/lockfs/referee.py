@@ -229,4 +229,5 @@ class Trial:
         for contender in alive:
             os.kill(contender.pid, signal.SIGKILL)
         deadline = time.monotonic() + within
-        return all([contender.kill(max(deadline - time.monotonic(), 0.0)) for contender in alive])
+        dead = [contender.kill(max(deadline - time.monotonic(), 0.0)) for contender in alive]
+        return all(dead)
