@@ -30,7 +30,7 @@ LAYERS = (
     {
         "_choice", "_target", "_hold", "_loss", "_inspect",
         "lock", "rwlock", "semaphore", "together",
-        "_observe", "_statistics", "otel",
+        "_observe", "_record", "_statistics", "otel",
         "_filelock", "filelock",
     },  # shells
     {"atomic"},

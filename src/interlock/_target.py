@@ -26,8 +26,8 @@ def resolve(
     target: str | os.PathLike[str], *, fair: bool = False, ttl: float | None = None, primitive: str = "auto"
 ) -> Line:
     """The line of `target`. Reads the directories' symbolic links and the mount table; opens nothing there."""
-    if hasattr(os, "register_at_fork"):
-        fork.watch(os.register_at_fork)
+    if not _begun:
+        _begin()
     path = os.fspath(target)
     if not isinstance(path, str):
         raise TypeError(f"a lock's target is a str or a path of str, not {type(path).__name__}")
@@ -58,6 +58,21 @@ def resolve(
             raise UnsupportedError(f"{path}: ttl and primitive mean nothing for a lock in memory")
         return line_for(engine, url.netloc + url.path + "#" + name, path)
     raise UnsupportedError(f"there is no engine for {url.scheme}:// URLs")
+
+
+_begun = False
+
+
+def _begin() -> None:
+    """At the first lock of the process."""
+    global _begun
+    _begun = True
+    if hasattr(os, "register_at_fork"):
+        fork.watch(os.register_at_fork)
+    if "INTERLOCK_TRACE" in os.environ:
+        from . import _record
+
+        _record.begin()
 
 
 def file_name(name: str) -> str:

@@ -165,5 +165,9 @@ def _at_exit() -> None:
 
 if hasattr(os, "register_at_fork"):
     fork.watch(os.register_at_fork)
+if "INTERLOCK_TRACE" in os.environ:
+    from .. import _record
+
+    _record.begin()
 fork.in_child(_in_child)
 atexit.register(_at_exit)

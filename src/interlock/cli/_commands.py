@@ -17,6 +17,7 @@ COMMANDS = {
     "catalogue": ("_catalogue:catalogue", "Show what is in a build cache: pages, a web site, differences, checks."),
     "store": ("_store:store", "A shared store of builds: publish, read, verify, clean up."),
     "who": ("_who:who", "Tell who holds a lock and who waits for it."),
+    "trace": ("_trace:trace", "Run a command and write a timeline of all its locks."),
 }
 """Name -> (module of this package : attribute, one line for the overview)."""
 

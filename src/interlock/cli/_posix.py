@@ -51,20 +51,39 @@ _KEYBOARD = {signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGWINCH}
 
 def run_under(hold: Hold, command: Sequence[str]) -> int:
     """Run the command and release the hold. Returns the exit status, or dies of the command's signal."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it is ignored there is no status to wait for
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _TAKEN)
+    mask = _take_signals()
     loan = lend.Loan(hold)
     try:
-        child = _start(command, mask)
-        status = _accompany(child)
-    except OSError as error:
-        print(f"interlock: {plain(command[0])}: {error.strerror}", file=sys.stderr)
-        return 127 if error.errno == errno.ENOENT else 126
+        status = _run(command, mask)
     finally:
         loan.release()
+    return end_like(status)
+
+
+def run_alone(command: Sequence[str]) -> int:
+    """Run the command; returns its wait status, for `end_like`. Signals stay blocked: what follows is soon done."""
+    return _run(command, _take_signals())
+
+
+def end_like(status: int) -> int:
+    """The exit status in a wait status; or dies of the same signal."""
     if os.WIFSIGNALED(status):
         die_of(os.WTERMSIG(status))
     return os.WEXITSTATUS(status)
+
+
+def _take_signals() -> set[int]:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it is ignored there is no status to wait for
+    return signal.pthread_sigmask(signal.SIG_BLOCK, _TAKEN)
+
+
+def _run(command: Sequence[str], mask: set[int]) -> int:
+    try:
+        child = _start(command, mask)
+    except OSError as error:
+        print(f"interlock: {plain(command[0])}: {error.strerror}", file=sys.stderr)
+        return (127 if error.errno == errno.ENOENT else 126) << 8
+    return _accompany(child)
 
 
 def die_of(number: int) -> NoReturn:

@@ -31,7 +31,7 @@ def saying_so(line: Line, limit: float, quiet: bool) -> Iterator[None]:
         return
     done = threading.Event()
     teller = threading.Thread(target=_tell, args=(line, limit, done), daemon=True)
-    _start_deaf(teller)
+    start_deaf(teller)
     try:
         yield
     finally:
@@ -39,7 +39,7 @@ def saying_so(line: Line, limit: float, quiet: bool) -> Iterator[None]:
         teller.join(1.0)  # who does not read standard error must not keep the command from running
 
 
-def _start_deaf(thread: threading.Thread) -> None:
+def start_deaf(thread: threading.Thread) -> None:
     """A thread inherits its signal mask; none of the process's signals is for this one."""
     if sys.platform == "win32":
         thread.start()

@@ -26,14 +26,24 @@ assert sys.platform == "win32"
 def run_under(hold: Hold, command: Sequence[str]) -> int:
     """Run the command and release the hold; returns the exit status."""
     with hold:
-        try:
-            child = subprocess.Popen(command)
-        except OSError as error:
-            print(f"interlock: {plain(command[0])}: {error.strerror}", file=sys.stderr)
-            return 127 if isinstance(error, FileNotFoundError) else 126
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the child decides what they mean
-        signal.signal(signal.SIGBREAK, signal.SIG_IGN)
-        return child.wait()
+        return run_alone(command)
+
+
+def run_alone(command: Sequence[str]) -> int:
+    """Run the command; returns the exit status."""
+    try:
+        child = subprocess.Popen(command)
+    except OSError as error:
+        print(f"interlock: {plain(command[0])}: {error.strerror}", file=sys.stderr)
+        return 127 if isinstance(error, FileNotFoundError) else 126
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the child decides what they mean
+    signal.signal(signal.SIGBREAK, signal.SIG_IGN)
+    return child.wait()
+
+
+def end_like(status: int) -> int:
+    """Of what `run_alone` returned, the exit status."""
+    return status
 
 
 def die_of(number: int) -> NoReturn:
