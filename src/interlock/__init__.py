@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from ._inspect import inspect
     from ._observe import Event, Observation, observe
     from ._report import Party, Report
+    from ._rwhold import AsyncRWHold, RWHold
     from ._statistics import Histogram, LockStatistics, Statistics, statistics
     from .atomic import BuildError, once, publish, transform
     from .lock import AsyncLock, AsyncRLock, Lock, RLock
+    from .rwlock import AsyncRWLock, RWLock
     from .together import AsyncHolds, Holds, acquire_all, acquire_all_async
 
 __version__ = "0.1.0"
@@ -39,6 +41,8 @@ __all__ = [
     "AsyncHolds",
     "AsyncLock",
     "AsyncRLock",
+    "AsyncRWHold",
+    "AsyncRWLock",
     "BuildError",
     "DeadlockError",
     "EngineError",
@@ -56,6 +60,8 @@ __all__ = [
     "Party",
     "ProtocolError",
     "RLock",
+    "RWHold",
+    "RWLock",
     "Report",
     "Statistics",
     "Timeout",
@@ -81,9 +87,11 @@ _HOMES = {
     "_inspect": ("inspect",),
     "_observe": ("Event", "Observation", "observe"),
     "_report": ("Party", "Report"),
+    "_rwhold": ("AsyncRWHold", "RWHold"),
     "_statistics": ("Histogram", "LockStatistics", "Statistics", "statistics"),
     "atomic": ("BuildError", "once", "publish", "transform"),
     "lock": ("AsyncLock", "AsyncRLock", "Lock", "RLock"),
+    "rwlock": ("AsyncRWLock", "RWLock"),
     "together": ("AsyncHolds", "Holds", "acquire_all", "acquire_all_async"),
 }  # fmt: skip
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

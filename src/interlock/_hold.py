@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from time import monotonic
 
-from ._core.arbiter import turns, wake_first
+from ._core.arbiter import alive, granted, turns, wake_first
 from ._core.lost import tell
 from ._errors import LostError, NotHeldError
 
@@ -94,7 +94,7 @@ class _BaseHold:
     def held(self) -> bool:
         """Is this hold unreleased, and of this process? Says nothing about `lost`."""
         claim = self._claim
-        return claim is not None and turns.get(claim.line) is claim
+        return claim is not None and alive(claim)
 
     @property
     def lost(self) -> Loss:
@@ -138,7 +138,7 @@ class _BaseHold:
 
     def _require_held(self) -> Claim:
         claim = self._claim
-        if claim is None or turns.get(claim.line) is not claim:
+        if claim is None or not alive(claim):
             raise NotHeldError(f"{self.resource} is not held: {self._why_not()}")
         return claim
 
@@ -150,7 +150,7 @@ class _BaseHold:
     def _let_go(self) -> bool:
         """Release, or do nothing and return False if this hold is not held."""
         claim = self._claim
-        if claim is None or turns.get(claim.line) is not claim:
+        if claim is None or not (turns.get(claim.line) is claim or claim in granted):
             return False
         # From here to `depth` nothing is called, so no other thread comes in between: it would release the same hold,
         # and close a descriptor that is somebody else's by then.
@@ -285,6 +285,8 @@ def end(claim: Claim) -> None:
     line.engine.drop(claim)
     if turns.get(line) is claim:
         del turns[line]
+    else:
+        granted.pop(claim, None)
     if line.queue:
         wake_first(line)
 

@@ -84,13 +84,38 @@ if TYPE_CHECKING:
         def blame(self, line: Line) -> tuple[Party | None, str]:
             """For `Timeout`: one holder, found fast, and a hint."""
 
+    class Sharing(Protocol):
+        """An engine that has read-write locks. Each mode is a sibling engine with a line of its own, so that a
+        reader of this process need not stand behind an updater that waits."""
+
+        def sharing(self, mode: Mode, key: str) -> Shared:
+            """Raise `UnsupportedError` where there are no read-write locks."""
+
+    class Shared(Engine, Protocol):
+        """The engine of one mode. Its claims have a `mode`."""
+
+        async def upgrade(self, io: IO, claim: Any) -> bool:
+            """One attempt to make an update claim a write claim; while it fails, the claim stays what it was.
+            `wait` waits for the next one."""
+        async def stay(self, io: IO, claim: Any) -> None:
+            """Give up an upgrade. Idempotent."""
+        def downgrade(self, claim: Any, mode: Mode) -> None:
+            """At once, with nobody in between."""
+
+    class Counting(Protocol):
+        """An engine that has semaphores, as a sibling engine whose claims have `permits`, and a `slot` once granted."""
+
+        def counting(self, key: str) -> Engine:
+            """Raise `UnsupportedError` where there are no semaphores."""
+
     Family = Literal["session", "lease"]
+    Mode = Literal["read", "update", "write"]
 
 
 class Traits:
     """What an engine promises. Facts, not options; the documented feature matrix is generated from them."""
 
-    __slots__ = ("excludes", "fair", "family", "fences", "name", "survives_crash", "wait")
+    __slots__ = ("abilities", "excludes", "fair", "family", "fences", "name", "survives_crash", "wait")
 
     def __init__(
         self,
@@ -102,6 +127,7 @@ class Traits:
         fences: bool,
         survives_crash: bool,
         wait: str,
+        abilities: tuple[Literal["rwlock", "semaphore"], ...] = (),
     ) -> None:
         self.name = name
         self.family: Family = family
@@ -110,6 +136,7 @@ class Traits:
         self.fences = fences
         self.survives_crash = survives_crash
         self.wait = wait
+        self.abilities = abilities
 
     def rows(self) -> dict[str, object]:
         return {name: getattr(self, name) for name in self.__slots__}
@@ -136,5 +163,8 @@ class Claim:
     """Of those to be told; only there once there was one."""
     story: Story | None = None
     """What observers were told of it; see `_core.observe`."""
+    mode: Mode = "write"
+    permits = 1
+    slot = 0
     thread: object = None
     """Of a task's claim, and of one that queues: the thread (`_identity.me.token`) that must run for it to go on."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from interlock import lock
+from interlock import lock, rwlock
 from interlock._core import arbiter
 from interlock.engines import kernel as kernel_module
 from interlock.engines.kernel import tickets
 from interlock.testing.sim import Contender, Explorer, Result, World
 from interlock.testing.simkernel import SimKernel
-from interlock.testing.simposix import kernel_engine
-from interlock.testing.simprocess import memory_engine, turns
+from interlock.testing.simposix import kernel_engine, kernel_lanes
+from interlock.testing.simprocess import memory_engine, modes, turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,6 +29,7 @@ __all__ = [
     "memory",
     "memory_world",
     "run",
+    "share",
 ]
 
 FOREVER = float("inf")
@@ -65,6 +66,34 @@ def explore(
     each = [rounds] * len(processes) if isinstance(rounds, int) else rounds
     contenders = [
         Contender(program, process, times, cancellable) for process, times in zip(processes, each, strict=True)
+    ]
+    contenders += [Contender(program, 100 + number) for number, program in enumerate(others)]
+    if timeout is not None:
+        trouble.setdefault("outcomes", ("Timeout", "TimeoutError"))
+    return Explorer(world if world is not None else SimKernel(), contenders, **trouble)
+
+
+def share(
+    *programs: str,
+    world: World | None = None,
+    lanes: Any = None,
+    kind: Any = rwlock.RWLock,
+    timeout: float | None = None,
+    patches: Sequence[Patch] = (),
+    others: Sequence[Callable[[Script], None]] = (),
+    processes: Sequence[int] = (),
+    rounds: int = 1,
+    **trouble: Any,
+) -> Explorer:
+    """Contenders for a read-write lock: each a process whose life is like "read", or "update upgrade read"."""
+    lanes = lanes or kernel_lanes()
+    lives = {
+        verbs: modes(lanes, *verbs.split(), kind=kind, timeout=timeout, patches=patches) for verbs in set(programs)
+    }
+    cancellable = issubclass(kind, rwlock.AsyncRWLock)
+    where = processes or range(len(programs))
+    contenders = [
+        Contender(lives[verbs], process, rounds, cancellable) for process, verbs in zip(where, programs, strict=True)
     ]
     contenders += [Contender(program, 100 + number) for number, program in enumerate(others)]
     if timeout is not None:

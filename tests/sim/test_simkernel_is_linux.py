@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="compares with L
 
 PROCESSES = 3
 FLOCK = struct.Struct("hhqqi4x")
-EXCLUSIVE, UNLOCK, GETLK, SETLK = 6, 8, 36, 37
+SHARED, EXCLUSIVE, UNLOCK, GETLK, SETLK = 5, 6, 8, 36, 37
 
 
 class Real:
@@ -199,7 +199,7 @@ class Walk:
             + ["unlink", "replace"] * (chance.random() < 0.2)
         )
         if verb == "flock":
-            return verb, (who, fd, chance.choice([EXCLUSIVE, EXCLUSIVE, UNLOCK]))
+            return verb, (who, fd, chance.choice([EXCLUSIVE, SHARED, SHARED, UNLOCK]))
         if verb == "fcntl":
             return verb, (who, fd, *self._ranges())
         if verb == "dup" and len(mine) < 4:

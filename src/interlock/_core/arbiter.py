@@ -16,8 +16,11 @@ Only the first place of a queue may take the turn, and a newcomer goes behind a 
 A place that leaves for any reason unparks the first place again, because its own wake-up may have been the one
 that the next needs.
 
-Invariants: a claim is in `turns` from before its first outside effect until after its last; so whoever walks
-`turns` (a forked child, the exit handler) sees every descriptor that this process holds for a lock.
+A claim that others may hold beside (a reader, a permit) gives its turn back once it is granted, by `share`, and
+lives on in `granted`: contending is one at a time, holding is not.
+
+Invariants: a claim is in `turns` or in `granted` from before its first outside effect until after its last; so
+whoever walks both (a forked child, the exit handler) sees every descriptor that this process holds for a lock.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
 NAP = 1.0
 """Seconds after which the first in line looks for itself; the others after five times that."""
 
-__all__ = ["Line", "Place", "abandon", "give_back", "line_for", "lines", "turns"]
+__all__ = ["Line", "Place", "abandon", "alive", "give_back", "granted", "line_for", "lines", "share", "turns"]
 
 
 class Line:
@@ -57,6 +60,8 @@ class Line:
 
 
 turns: dict[Line, Claim] = {}
+granted: dict[Claim, None] = {}
+"""Claims that are held without a turn."""
 listener: Listener | None = None
 """Set while somebody observes: see `observe`."""
 
@@ -88,6 +93,17 @@ def _forget(dead: KeyedRef[tuple[int, str], Line]) -> None:
     remove_dead(_lines, dead.key)  # one step: does nothing if there is a new line by now
 
 
+def alive(claim: Claim) -> bool:
+    """Is this claim of this process, and not yet ended?"""
+    return turns.get(claim.line) is claim or claim in granted
+
+
+def share(claim: Claim) -> None:
+    """A won claim goes on without the turn, so that others of this process may contend."""
+    granted[claim] = None
+    give_back(claim)
+
+
 def give_back(claim: Claim) -> None:
     """End a claim's turn, if it has it, and let the next place in."""
     line = claim.line
@@ -104,8 +120,9 @@ def abandon(claim: Claim) -> None:
     while True:
         try:
             line = claim.line
-            if turns.get(line) is claim:
+            if alive(claim):
                 line.engine.drop(claim)
+                granted.pop(claim, None)
             for place in tuple(line.queue):
                 if place.claim is claim:
                     place.leave_queue()
@@ -139,8 +156,9 @@ def _bury(line: Line) -> None:
 
 def forget_all() -> list[Claim]:
     """In a forked child: empty every line, and return the claims that belong to the parent."""
-    inherited = list(turns.values())
+    inherited = [*turns.values(), *granted]
     turns.clear()
+    granted.clear()
     for claim in inherited:
         claim.depth = 0
     for line in lines():

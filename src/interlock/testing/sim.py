@@ -289,8 +289,7 @@ class Explorer:
         return [last, *others] if ("left", "preemptions") in world.cells else [last]
 
     def _waits_rightly(self, world: World) -> bool:
-        holder = world.holder()
-        return holder is not None and ("stopped", holder) in world.cells
+        return any(("stopped", holder) in world.cells for holder in world.holders())
 
     def _nap(self, world: World, sleepers: set[float]) -> Choice:
         if not sleepers:

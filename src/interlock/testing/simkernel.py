@@ -30,10 +30,14 @@ if TYPE_CHECKING:
     from .simworld import Choice, Parts
 
 CLOSED, REPLACED = 1, 2
+EXCLUSIVE = 6  # LOCK_EX | LOCK_NB
 _FLOCK = struct.Struct("hhqqi4x")
 _GETLK, _SETLK, DUP, _UNLOCK = 36, 37, 1030, 8  # Linux's F_OFD_GETLK, F_OFD_SETLK, F_DUPFD_CLOEXEC, LOCK_UN
 _READ, _WRITE, _NONE = 0, 1, 2
 _END = (1 << 63) - 1
+MARKS = 1 << 59
+"""Below: locks of holders. From there to BASE: marks of those who wait to share."""
+
 _NOISE = 0
 """In a process's news: an event that concerns no watch."""
 Owner = tuple[int, int]
@@ -62,8 +66,9 @@ class SimKernel(World):
     """The kernel that all simulated processes share.
 
     Cells: `name` -> inode at the path; `nlink`; `fd` (process, descriptor) -> number of the open file description,
-    `file` (process, number) -> its inode; `flock` inode -> owner; `ranges` inode -> locked ranges; `watch` (process,
-    inode) -> what for, and whom to tell; `news` process -> inodes. An owner is a description: (process, number).
+    `file` (process, number) -> its inode; `flock` inode -> owners, each with whether exclusively; `ranges` inode ->
+    locked ranges; `watch` (process, inode) -> what for, and whom to tell; `news` process -> inodes. An owner is a
+    description: (process, number).
     """
 
     __slots__ = ()
@@ -82,7 +87,7 @@ class SimKernel(World):
         if kind in ("fd", "file", "copy", "closing", "grave", "watch", "news"):
             return (self._process_part(cell[1], kind, cell[2:], value),)
         if kind in ("flock", "lost"):
-            return (self._process_part(value[0], *cell, value[1]),)
+            return tuple(self._process_part(owner[0], *cell, owner[1], alone) for owner, alone in value)
         if kind == "ranges":
             return tuple(
                 self._process_part(owner[0], *cell, at, owner[1], *range_) for at, (owner, *range_) in enumerate(value)
@@ -169,12 +174,12 @@ class SimKernel(World):
         elif done == "ranges":
             self._set_ranges(inode, [range_ for range_ in self._ranges(inode) if range_[0] != owner])
         else:
-            self.put(("flock", inode), None)
+            self._leave_flock(inode, owner)
         left = [
             has
             for has, is_there in (
                 ("ranges", any(range_[0] == owner for range_ in self._ranges(inode))),
-                ("flock", self.get("flock", inode) == owner),
+                ("flock", any(its == owner for its, _ in self.get("flock", inode) or ())),
             )
             if is_there
         ]
@@ -188,16 +193,22 @@ class SimKernel(World):
 
     def on_flock(self, who: int, fd: int, operation: int) -> Any:
         owner, inode = self._file(who, fd)
-        cell = "flock", inode
+        alone = operation == EXCLUSIVE
+        if operation != _UNLOCK and (owner, alone) in (self.get("flock", inode) or ()):
+            return None
+        others = self._leave_flock(inode, owner)  # as Linux does before it looks whether it can convert
         if operation == _UNLOCK:
-            if self.cells.get(cell) == owner:
-                self.put(cell, None)
-        elif self.cells.get(cell, owner) != owner:
+            return None
+        if others and (alone or others[0][1]):
             return _failed(errno.EWOULDBLOCK)
-        else:
-            self._check_order(owner, self._ranges(inode))
-            self.put(cell, owner)
+        self._check_order(owner, self._ranges(inode))
+        self.put(("flock", inode), tuple(sorted([*others, (owner, alone)])))
         return None
+
+    def _leave_flock(self, inode: int, owner: Owner) -> tuple[tuple[Owner, bool], ...]:
+        others = tuple(one for one in self.get("flock", inode) or () if one[0] != owner)
+        self.put(("flock", inode), others or None)
+        return others
 
     def _check_order(self, owner: Owner, ranges: tuple[tuple[Any, ...], ...]) -> None:
         """Nobody with an older ticket, which was there before ours, may still be waiting."""
@@ -360,17 +371,19 @@ class SimKernel(World):
 
     # ---- properties
 
-    def holder(self) -> int | None:
+    def holders(self) -> set[int]:
         inode = self.get("name")
-        owner = None if inode is None else self.get("flock", inode)
-        return None if owner is None else owner[0]
+        holds = {owner[0] for owner, _ in self.get("flock", inode) or ()}
+        return holds | {owner[0] for owner, start, _, _ in self._ranges(inode) if start < MARKS}
 
     def excused(self, one: int, other: int) -> bool:
         """The lock file was taken away from one of them while it had the lock."""
         processes = {self.setup.process[one], self.setup.process[other]}
         return any(
-            cell[0] == "lost" and owner[0] in processes and self.get("flock", cell[1]) == owner
-            for cell, owner in self.cells.items()
+            owner[0] in processes and (owner, alone) in (self.get("flock", cell[1]) or ())
+            for cell, owners in self.cells.items()
+            if cell[0] == "lost"
+            for owner, alone in owners
         )
 
     def _lasts(self, cell: tuple[Any, ...]) -> bool:

@@ -52,6 +52,9 @@ class SimOps(Ops):  # type: ignore[misc]
             return self.script.ask("dup", fd, wish)
         return self.script.ask("fcntl", fd, command, wish)
 
+    def tell(self, fd: int) -> None:
+        self.utime(fd)
+
     def unlink(self, path: str) -> None:
         """No system call of the shipped engine; for those that delete their lock files."""
         self.script.tell("unlink")
@@ -121,5 +124,18 @@ def kernel_engine(
 
     def make(memory: Memory) -> KernelEngine:
         return cls(ops(memory.script), SimEvents(memory.script, trusted, events_fd), queue)
+
+    return make
+
+
+def kernel_lanes(
+    lanes: dict[str, type[Any]] | None = None, ops: type[SimOps] = SimOps, *, trusted: bool = True
+) -> Callable[[Memory, str], KernelEngine]:
+    """Makes the kernel engine's engines of read-write locks; `lanes` replaces some."""
+    classes = {**import_module("...engines.kernel.readwrite", __name__).LANES, **(lanes or {})}
+
+    def make(memory: Memory, mode: str) -> KernelEngine:
+        engine: KernelEngine = classes[mode](ops(memory.script), SimEvents(memory.script, trusted))
+        return engine
 
     return make

@@ -8,10 +8,11 @@ share would otherwise be private to each simulated thread, unnoticed.
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from .. import _hold, lock
+from .. import _deadline, _hold, _rwhold, lock, rwlock
 from .._core import arbiter
 from .._core.acquire import acquire, run
 from .._core.arbiter import Line, Place
@@ -31,18 +32,28 @@ if TYPE_CHECKING:
     Patch = tuple[object, str, object]
 
 PATH = "/sim/lock"
-_PATCHED = (arbiter, lock, _hold, kernel, memory_module)
+_LATE = ("interlock.engines.kernel.readwrite", "interlock.engines.kernel.slots", "interlock.semaphore")
+"""Not for every platform, or not always loaded."""
+
+_PATCHED = (arbiter, lock, rwlock, _hold, _rwhold, kernel, memory_module)
 
 
 class Elsewhere:
     """A claim or a place of another thread, as this one meets it in memory that they share."""
 
     owner = thread = "another thread"
+    mode = "write"
     since = START
 
     def __init__(self, memory: Memory, token: Token) -> None:
         self._memory = memory
         self._token = token
+
+    @property
+    def line(self) -> object:
+        return self
+
+    key = engine = None
 
     @property
     def claim(self) -> Elsewhere:
@@ -100,7 +111,7 @@ class SimMap:
         self._kind = kind
 
     def _name(self, key: Any) -> tuple[Any, ...]:
-        return (self._kind, getattr(key, "key", key))
+        return (self._kind, getattr(key, "name", key))
 
     def get(self, key: Any, default: Any = None) -> Any:
         # A finalizer may come here when its contender's run was abandoned, even in the run of another one.
@@ -125,6 +136,26 @@ class SimMap:
 
     def values(self) -> list[Any]:
         return [self._memory.find(value) for value in self._memory.script.ask("values", (self._kind,))]
+
+
+class SimSet:
+    """A dictionary that threads share, of claims as keys, and no values."""
+
+    def __init__(self, memory: Memory, kind: str) -> None:
+        self._queue = SimQueue(memory, kind)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._queue)
+
+    def __contains__(self, claim: object) -> bool:
+        return any(its is claim for its in self._queue)
+
+    def __setitem__(self, claim: object, _: None) -> None:
+        self._queue.append(claim)
+
+    def pop(self, claim: object, _: None) -> None:
+        if claim in self:
+            self._queue.remove(claim)
 
 
 class SimQueue:
@@ -180,12 +211,12 @@ def _shared(name: str, default: object) -> Any:
     """A field of a line that all threads of its process see."""
 
     def get(line: SimLine) -> object:
-        value = line.memory.ask("load", (name, PATH))
+        value = line.memory.ask("load", (name, line.name))
         return default if value is None else value
 
     def set_(line: SimLine, value: object) -> None:
         if hasattr(line, "memory"):  # not while it is made
-            line.memory.ask("exchange", (name, PATH), value)
+            line.memory.ask("exchange", (name, line.name), value)
 
     return property(get, set_)
 
@@ -193,11 +224,12 @@ def _shared(name: str, default: object) -> Any:
 class SimLine(Line):
     """The line of the one resource, with its shared fields in the world."""
 
-    __slots__ = ("memory", "script")
+    __slots__ = ("memory", "name", "script")
 
-    def __init__(self, engine: Engine, memory: Memory) -> None:
+    def __init__(self, engine: Engine, memory: Memory, lane: str = "") -> None:
         super().__init__(engine, PATH, PATH)
-        self.queue = SimQueue(memory, "queue", PATH)  # type: ignore[assignment]
+        self.name = PATH + lane
+        self.queue = SimQueue(memory, "queue", self.name)  # type: ignore[assignment]
         self.script = memory.script
         self.memory = memory
 
@@ -258,8 +290,9 @@ def patched(patches: Iterable[Patch]) -> Iterator[None]:
 
 def _surroundings(memory: Memory, io: SimIO) -> Iterator[Patch]:
     turns = SimMap(memory, "turn")
-    values = {"turns": turns, "monotonic": io.now, "_jitter": lambda: 0.5, "running": lambda: io}
-    for module in _PATCHED:
+    granted = SimSet(memory, "granted")
+    values = {"turns": turns, "granted": granted, "monotonic": io.now, "_jitter": lambda: 0.5, "running": lambda: io}
+    for module in (*_PATCHED, *(module for name, module in sys.modules.items() if name in _LATE)):
         for name, value in values.items():
             if name in vars(module):
                 yield module, name, value
@@ -318,6 +351,54 @@ def _make(kind: type[Any], line: Line, fair: bool, timeout: float | None) -> Any
     made = kind("memory://#sim", timeout=timeout, fair=fair)
     made._line = line
     return made
+
+
+def modes(
+    lanes: Callable[[Memory, Any], Any],
+    *verbs: str,
+    kind: type[rwlock.RWLock] | type[rwlock.AsyncRWLock] = rwlock.RWLock,
+    timeout: float | None = None,
+    patches: Iterable[Patch] = (),
+) -> Callable[[Script], None]:
+    """A program of a read-write lock: acquire in the first mode of `verbs`, then do what the others say (`upgrade`, or
+    the mode to downgrade to), release. `lanes` makes the process's engine of a mode."""
+    patches = tuple(patches)
+    first, *then = verbs
+
+    async def live(script: Script, its: Any) -> None:
+        acquiring = getattr(its, first)
+        hold = await acquiring() if issubclass(kind, rwlock.AsyncRWLock) else acquiring()
+        try:
+            script.tell("enter", None, first)
+            for verb in then:
+                if verb == "upgrade":
+                    script.tell("begin")
+                    done = hold.upgrade(timeout)
+                    if done is not None:
+                        await done
+                    script.tell("become", "write")
+                else:
+                    script.tell("become", verb)
+                    hold._downgrade(verb)
+        finally:
+            script.tell("leave")
+            hold._let_go()
+
+    def program(script: Script) -> None:
+        memory = Memory(script)
+        io = SimIO(script)
+        with patched([*_surroundings(memory, io), *patches]):
+            its: Any = kind.__new__(kind)
+            its._timeout = _deadline.seconds(timeout)
+            its._lines = {mode: SimLine(lanes(memory, mode), memory, mode) for mode in _rwhold.MODES}
+            its._reading = its._lines["read"]
+            its._resource = its._key = PATH
+            for line in its._lines.values():
+                line.engine.blame = _nobody_knows
+            script.tell("begin")
+            run(live(script, its))
+
+    return program
 
 
 async def _task(script: Script, its: lock.AsyncLock, within: Callable[[Script, Any], None]) -> None:

@@ -22,6 +22,9 @@ Choice = tuple[Any, ...]
 """What happens next: `("step", who)`, `("kill", process)`, … A list of them from the start is a schedule."""
 
 
+How = str | int
+
+
 class Broken(Exception):
     """A property does not hold in this interleaving."""
 
@@ -130,7 +133,7 @@ class World:
         """What of a cell belongs to whom among those that have a twin, said without saying who it is."""
         kind = cell[0]
         if kind == "inside":
-            return tuple(self._part(who, kind) for who in value)
+            return tuple(self._part(who, kind, how) for who, how in value)
         if kind == "last":
             return (self._part(value, kind),)
         if kind in ("at", "gone", "acquiring"):
@@ -199,9 +202,9 @@ class World:
         """May these two be inside together, since the world itself took the lock from one of them?"""
         return False
 
-    def holder(self) -> int | None:
-        """The process that has the lock, by whatever means."""
-        return None
+    def holders(self) -> set[int]:
+        """The processes that have the lock, or a part of it, by whatever means."""
+        return set()
 
     def bury(self, process: int) -> None:
         """The process was killed."""
@@ -211,20 +214,27 @@ class World:
     def on_begin(self, who: int) -> None:
         self.put(("acquiring", who), True)
 
-    def on_enter(self, who: int, token: int | None = None) -> None:
+    def on_enter(self, who: int, token: int | None = None, how: How = "write") -> None:
+        """`how`: the mode of a read-write lock, or the slot of a semaphore."""
         self.put(("acquiring", who), None)
-        inside: tuple[int, ...] = self.get("inside") or ()
-        for other in inside:
-            if not self.excused(who, other):
-                raise Broken(f"two holders: contender {who} got the lock while contender {other} has it")
-        self.put(("inside",), (*inside, who))
+        inside: tuple[tuple[int, How], ...] = self.get("inside") or ()
+        for other, its in inside:
+            if not _compatible(how, its) and not self.excused(who, other):
+                got, has = ("", "") if how == its == "write" else (f" ({how})", f" ({its})")
+                raise Broken(f"two holders: contender {who} got the lock{got} while contender {other} has it{has}")
+        self.put(("inside",), (*inside, (who, how)))
         if token is not None:
             if token <= (self.get("tokens") or 0):
                 raise Broken(f"fencing token {token} came after {self.get('tokens')}")
             self.put(("tokens",), token)
 
+    def on_become(self, who: int, how: How) -> None:
+        """Go on in another mode."""
+        self.on_leave(who)
+        self.on_enter(who, None, how)
+
     def on_leave(self, who: int) -> None:
-        self.put(("inside",), tuple(other for other in self.get("inside") or () if other != who) or None)
+        self.put(("inside",), tuple(one for one in self.get("inside") or () if one[0] != who) or None)
 
     def kill(self, process: int) -> None:
         for who in self.setup.threads[process]:
@@ -336,6 +346,12 @@ class World:
         assert woken is not None
         self.put(("set", token._replace(who=who)), None)
         return woken
+
+
+def _compatible(one: How, other: How) -> bool:
+    if isinstance(one, int) and isinstance(other, int):
+        return one != other
+    return {one, other} <= {"read", "update"} and "read" in (one, other)
 
 
 _MEMORY = frozenset("begin load exchange setdefault values append item items pop remove length unpark".split())

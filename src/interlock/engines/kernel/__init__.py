@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
     from ..._core.arbiter import Line
     from ..._fs.choice import Choice
-    from ..._model import IO, Parker, Source
+    from ..._model import IO, Mode, Parker, Source
     from ..._report import Party, Report
 
     if sys.platform == "win32":
@@ -115,7 +115,7 @@ class KernelClaim(Claim):
 class KernelEngine:
     """The engine of paths. One instance serves all lock files of the process."""
 
-    claim_type = KernelClaim
+    claim_type: type[KernelClaim] = KernelClaim
 
     def __init__(
         self,
@@ -129,6 +129,7 @@ class KernelEngine:
         self._events = events
         self._tickets = queue  # without one, a release wakes all waiters of the machine, and they race
         self._trusted: dict[str, bool] = {}
+        self._siblings: dict[str, KernelEngine] = {}
         self.traits = Traits(
             name="kernel",
             family="session",
@@ -137,6 +138,7 @@ class KernelEngine:
             fences=False,
             survives_crash=True,
             wait="events" if events else "naps",
+            abilities=("rwlock", "semaphore") if queue else (),
         )
 
     def require_fair(self, key: str) -> None:
@@ -146,8 +148,23 @@ class KernelEngine:
                 f"{key}: fair=True needs Linux and a local filesystem; leave it out, or move the lock file"
             )
 
+    def sharing(self, mode: Mode, key: str) -> KernelEngine:
+        """The engine of read-write locks in this mode; see `readwrite`."""
+        self._require_ranges(key, "a read-write lock")
+        if mode not in self._siblings and sys.platform != "win32":
+            from .readwrite import LANES
+
+            self._siblings.setdefault(mode, LANES[mode](self.ops, self._events))
+        return self._siblings[mode]
+
+    def _require_ranges(self, key: str, what: str) -> None:
+        if not self._queues(key):
+            raise UnsupportedError(
+                f"{key}: {what} on a path needs Linux and a local filesystem; use Lock, or move the lock file"
+            )
+
     def claim(self, line: Line, owner: object, fair: bool) -> KernelClaim:
-        claim = KernelClaim()
+        claim = self.claim_type()
         claim.line = line
         claim.owner = owner
         claim.fair = fair
@@ -194,10 +211,10 @@ class KernelEngine:
             fd = claim.fd
             if fd is None:  # Windows: somebody deletes the file, or does not share it
                 return False
-            if io.now() < deadline and not await io.call(self._may_try, claim, fd):
+            if not await io.call(self._admitted, claim, fd, io.now() >= deadline):
                 return False
             try:
-                if not await io.call(ops.try_lock, fd, path):
+                if not await io.call(self._lock, claim, fd, path):
                     if await io.call(ops.current, fd, path):
                         return False
                 elif await io.call(self._still, claim, fd):
@@ -214,6 +231,12 @@ class KernelEngine:
         if stale is not None:
             raise stale
         raise BlockingIOError(EAGAIN, "the lock file is replaced faster than it can be locked", path)
+
+    def _admitted(self, claim: KernelClaim, fd: int, last: bool) -> bool:
+        return last or self._may_try(claim, fd)
+
+    def _lock(self, claim: KernelClaim, fd: int, path: str) -> bool:
+        return self.ops.try_lock(fd, path)
 
     def _race(self, claim: KernelClaim) -> bool | None:
         """The try of one that was woken in front, with nothing on the way that can wait: this is handoff latency.
@@ -298,11 +321,14 @@ class KernelEngine:
             except OSError:
                 # Linux has released the descriptor, and the lock, whatever close(2) says (EIO: NFS, bind mounts).
                 pass
-        instance = claim.instance
-        if instance is not None and sys.platform != "win32":  # others may wait, as this claim did
+        if claim.instance is not None and sys.platform != "win32":  # others may wait, as this claim did
             # The kernel likes to put whom the close woke on this very core, there to wait until we sleep.
             ops.yield_core()
-            instance.unwatch(claim.wd, claim)
+            self._unwatch(claim)
+
+    def _unwatch(self, claim: KernelClaim) -> None:
+        if claim.instance is not None:
+            claim.instance.unwatch(claim.wd, claim)
             claim.wd = 0  # it may watch another file next, and be interrupted before it knows the new handle
             claim.instance = claim.parker = None
 
@@ -352,7 +378,7 @@ class KernelEngine:
 
     def _subscribe(self, io: IO, claim: KernelClaim, deadline: float) -> None:
         if deadline == FOREVER:
-            for other in list(arbiter.turns.values()):
+            for other in (*arbiter.turns.values(), *arbiter.granted):
                 if other is not claim and other.owner is claim.owner and _same_file(claim, other, self.ops):
                     raise DeadlockError(
                         f"{claim.line.resource} is the same file as {other.line.resource}, which this "
@@ -370,17 +396,20 @@ class KernelEngine:
             claim.identity = (status.st_ino, status.st_dev)
         claim.instance = instance
         self.ops.lift(claim, instance.fileno())
-        fd = claim.fd
         try:
-            if self._tickets:
-                claim.wd = instance.watch(fd, instance.REPLACED, claim, parker.unpark)
-                claim.ticket = tickets.enter(self.ops, fd)
-            else:  # no queue: everybody is in front
-                claim.front = claim.first = True
-                claim.wd = instance.watch(fd, instance.REPLACED | instance.CLOSED, claim, parker.unpark)
+            self._enter(claim, instance, parker)
         except OSError:  # no watches left, or no byte-range locks here: nap
             instance.unwatch(claim.wd, claim)
             claim.instance = None
+
+    def _enter(self, claim: KernelClaim, instance: Instance, parker: Parker) -> None:
+        fd = claim.fd
+        if self._tickets:
+            claim.wd = instance.watch(fd, instance.REPLACED, claim, parker.unpark)
+            claim.ticket = tickets.enter(self.ops, fd)
+        else:  # no queue: everybody is in front
+            claim.front = claim.first = True
+            claim.wd = instance.watch(fd, instance.REPLACED | instance.CLOSED, claim, parker.unpark)
 
     def _may_try(self, claim: KernelClaim, fd: int) -> bool:
         """Whose turn it is to try is decided here, who holds never is: see `tickets`."""

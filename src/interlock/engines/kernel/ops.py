@@ -26,8 +26,9 @@ OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 """Never O_TRUNC: the path may turn out to be somebody's file. O_NONBLOCK: opening a FIFO must not hang."""
 
 _CREATE = OPEN | os.O_CREAT | os.O_EXCL
-_READ_ONLY = OPEN & ~os.O_RDWR
+READ_ONLY = OPEN & ~os.O_RDWR
 EXCLUSIVE = fcntl.LOCK_EX | fcntl.LOCK_NB
+SHARED = fcntl.LOCK_SH | fcntl.LOCK_NB
 UNLOCK = fcntl.LOCK_UN
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
@@ -55,6 +56,16 @@ class Ops:
             self.utime(fd)
         except OSError:
             pass
+
+    def tell(self, fd: int) -> None:
+        """`touch`, or what comes near to it for those in front where the file may only be read."""
+        try:
+            self.utime(fd)
+        except OSError:
+            try:
+                self.close(self.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC))
+            except OSError:
+                pass
 
     def boottime_ns(self) -> int:
         return time.clock_gettime_ns(_CLOCK)
@@ -100,7 +111,7 @@ class Ops:
         raise OSError(errno.EAGAIN, "the lock file is created and removed faster than it can be opened", path)
 
     def _open_read_only(self, owner: Owner, path: str) -> None:
-        for owner.fd in map(self.open, (path,), (_READ_ONLY,)):
+        for owner.fd in map(self.open, (path,), (READ_ONLY,)):
             return
 
     def lift(self, owner: Owner, above: int) -> None:
@@ -127,10 +138,10 @@ class Ops:
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
             raise UnsafePathError(f"{path} is {_kind(mode)}, not a lock file; nothing was opened or locked")
 
-    def try_lock(self, fd: int, path: str) -> bool:
+    def try_lock(self, fd: int, path: str, operation: int = EXCLUSIVE) -> bool:
         """One attempt. Translates errors once: contended (False), unsupported, failed."""
         try:
-            self.flock(fd, EXCLUSIVE)
+            self.flock(fd, operation)
         except BlockingIOError:
             return False
         except OSError as error:

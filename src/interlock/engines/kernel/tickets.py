@@ -66,6 +66,11 @@ def enter(ops: Ops, fd: int) -> int:
     return ticket
 
 
+def anybody_since(ops: Ops, fd: int, base: int, end: int) -> bool:
+    """Is there another one's range between these offsets?"""
+    return bool(ops.fcntl(fd, _GETLK, _FLOCK.pack(_WRITE, 0, base, end - base, 0))[0] != _NONE)
+
+
 def mark(ops: Ops, fd: int) -> None:
     """Let everybody see since when this lock is held. Gone with the last copy of the descriptor."""
     ops.fcntl(fd, _SETLK, _FLOCK.pack(_READ, 0, TAKEN + ops.boottime_ns(), 1, 0))

@@ -1,0 +1,166 @@
+"""What a caller has of a read-write lock: `RWHold` and `AsyncRWHold`."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from ._core.acquire import acquire, run
+from ._core.arbiter import granted
+from ._deadline import FOREVER, seconds
+from ._errors import DeadlockError, Timeout, UnsupportedError
+from ._hold import AsyncHold, Hold, _BaseHold
+from ._io import running
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Literal, Self
+
+    from ._core.arbiter import Line
+    from ._model import IO, Claim, Mode
+
+__all__ = ["MODES", "AsyncRWHold", "RWHold", "holding", "timed_out", "together"]
+
+MODES: tuple[Mode, ...] = ("read", "update", "write")
+
+
+class _Upgrade:
+    """The stake of an upgrade: the claim itself. It takes no turn: only one claim can be an updater."""
+
+    def __init__(self, claim: Claim) -> None:
+        self._claim = claim
+        self._engine: Any = claim.line.engine
+
+    async def try_acquire(self, io: IO, deadline: float) -> bool:
+        granted: bool = await self._engine.upgrade(io, self._claim)
+        return granted
+
+    async def wait(self, io: IO, until: float) -> None:
+        await self._engine.wait(io, self._claim, until)
+
+    async def withdraw(self, io: IO) -> None:
+        await self._engine.stay(io, self._claim)
+
+
+class _Modes(_BaseHold):
+    """What the holds of both worlds know of their mode."""
+
+    __slots__ = ()
+
+    @property
+    def mode(self) -> Mode:
+        """`"read"`, `"update"` or `"write"`."""
+        return (self._claim or self._was).mode
+
+    def _to_upgrade(self, limit: float) -> Claim | None:
+        """The claim, once it is clear that it may be upgraded. None: nothing is to be done."""
+        self.assert_held()
+        claim = self._claim
+        assert claim is not None
+        if claim.mode == "write":
+            return None
+        if claim.mode == "read":
+            raise UnsupportedError(
+                f"{self.resource} is held for reading, and only update() can be upgraded: "
+                "two readers that both did would wait for each other"
+            )
+        if limit == FOREVER and any(
+            other.owner is claim.owner and other is not claim for other in holding(claim.line)
+        ):
+            raise DeadlockError(
+                f"{self.resource} is also held for reading by this very thread or task: "
+                "the upgrade would wait for that for ever"
+            )
+        return claim
+
+    def _downgrade(self, to: Mode) -> None:
+        if to not in ("read", "update"):
+            raise ValueError(f"a hold is downgraded to 'read' or 'update', not to {to!r}")
+        self.assert_held()
+        claim = self._claim
+        assert claim is not None
+        if MODES.index(to) > MODES.index(claim.mode):
+            raise ValueError(f"{self.resource} is held for {claim.mode}: {to!r} would be an upgrade")
+        if claim.mode != to:
+            engine: Any = claim.line.engine
+            engine.downgrade(claim, to)
+
+
+class RWHold(_Modes, Hold):
+    """A read-write lock held, in one of its modes."""
+
+    __slots__ = ()
+
+    def upgrade(self, timeout: float | None = None) -> None:
+        """Make an update hold a write hold, without letting go in between: wait until the readers have left.
+
+        Readers that come meanwhile wait. `timeout`: seconds, `None` for ever. Raises `Timeout` (the hold is then
+        still an update hold), `UnsupportedError` for a read hold, `NotHeldError`, `DeadlockError`; and
+        `LostError` if somebody who does not use `RWLock` has taken the lock in the middle. Of a write hold:
+        nothing happens.
+        """
+        limit = seconds(timeout)
+        claim = self._to_upgrade(limit)
+        if claim is not None:
+            began = monotonic()
+            if not self._upgrade(claim, began + limit):
+                raise timed_out(claim.line, self.resource, monotonic() - began)
+
+    def try_upgrade(self) -> bool:
+        """One attempt, without waiting. False: somebody reads."""
+        claim = self._to_upgrade(0.0)
+        return claim is None or self._upgrade(claim, monotonic())
+
+    def _upgrade(self, claim: Claim, deadline: float) -> bool:
+        from ._io.blocking import io
+
+        return run(acquire(io, _Upgrade(claim), deadline))
+
+    def downgrade(self, to: Literal["read", "update"] = "read") -> None:
+        """Go on with less, at once and without letting go in between: others may read; with `"read"` another one may
+        update. Raises `ValueError` for what would be more, `NotHeldError`, `LostError`."""
+        self._downgrade(to)
+
+    def __enter__(self) -> Self:
+        return self
+
+
+class AsyncRWHold(_Modes, AsyncHold):
+    """`RWHold` for tasks: its verbs are awaited."""
+
+    __slots__ = ()
+
+    async def upgrade(self, timeout: float | None = None) -> None:
+        """See `RWHold.upgrade`. Cancelled, it stays an update hold."""
+        limit = seconds(timeout)
+        claim = self._to_upgrade(limit)
+        if claim is not None:
+            began = monotonic()
+            io = running()
+            if not await acquire(io, _Upgrade(claim), began + limit):
+                raise timed_out(claim.line, self.resource, monotonic() - began)
+
+    async def try_upgrade(self) -> bool:
+        """One attempt, without waiting. False: somebody reads."""
+        claim = self._to_upgrade(0.0)
+        return claim is None or await acquire(running(), _Upgrade(claim), monotonic())
+
+    async def downgrade(self, to: Literal["read", "update"] = "read") -> None:
+        """See `RWHold.downgrade`."""
+        self._downgrade(to)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+
+def holding(line: Line) -> list[Claim]:
+    """What this process holds of a read-write lock, in any mode; `line` is one of its three."""
+    return [claim for claim in tuple(granted) if claim.line.key == line.key and hasattr(claim.line.engine, "upgrade")]
+
+
+def together(one: Mode, other: Mode) -> bool:
+    return "write" not in (one, other) and "read" in (one, other)
+
+
+def timed_out(line: Line, resource: str, waited: float) -> Timeout:
+    holder, hint = line.engine.blame(line)
+    return Timeout(resource, waited, holder, hint)
