@@ -174,10 +174,10 @@ def marks(path: str) -> int:
     """How many wait with a mark or a ticket."""
     inode = os.stat(path).st_ino
     found = 0
-    with open("/proc/locks", encoding="ascii") as table:
+    with open("/proc/locks", "rb") as table:
         for line in table:
             fields = line.split()
-            if "OFDLCK" in fields and int(fields[-3].rpartition(":")[2]) == inode and int(fields[-2]) >= 1 << 59:
+            if b"OFDLCK" in fields and int(fields[-3].rpartition(b":")[2]) == inode and int(fields[-2]) >= 1 << 59:
                 found += 1
     return found
 
@@ -325,8 +325,8 @@ def test_a_reader_needs_no_right_to_write(tmp_path: Path, what: str, request: py
     directory = tmp_path / "shared"
     directory.mkdir()
     path = str(directory / "a.lock")
-    with RWLock(path).write():
-        pass
+    with RWLock(path).write(), pytest.raises(Timeout):
+        RWLock(path).read(timeout=0.01)  # what a wait loads, nobody could not read
     os.chmod(path, 0o444)
     if what == "directory":
         directory.chmod(0o555)

@@ -219,6 +219,8 @@ class Hold(_BaseHold):
             line.engine.drop(claim)
             if turns.get(line) is claim:
                 del turns[line]
+            else:
+                granted.pop(claim, None)
             if line.queue:
                 wake_first(line)
         except BaseException:
