@@ -122,7 +122,7 @@ def test_patches_are_taken_back() -> None:
 # A new name here must be put into `simprocess` (or be constant, or used by one thread only), and then into this list.
 
 SHARED = {"courtesy", "queue"}
-KERNEL = {"ops", "_events", "_tickets", "_trusted", "_siblings", "traits"}
+KERNEL = {"choice", "ops", "_events", "_tickets", "_trusted", "_siblings", "traits"}
 CONSTANT = {"engine", "key", "resource", "opens", "__weakref__"}
 
 
