@@ -8,28 +8,46 @@
 
 from __future__ import annotations
 
+from .check import KINDS, Finding, Report, check
+from .differing import Difference, difference
+from .export import as_dict, package_dict, packages_list
+from .groups import Group, groups
 from .model import Catalogue, CatalogueError, Dependency, Index, Node, NotFoundError
 from .page import Page, page, parse_page
 from .reading import add_sizes, read
 from .rows import NEWEST, PROFILES, Row, rows
+from .site import human, write_site
 from .sources import Source, parse_sources
 
 __all__ = [
+    "KINDS",
     "NEWEST",
     "PROFILES",
     "Catalogue",
     "CatalogueError",
     "Dependency",
+    "Difference",
+    "Finding",
+    "Group",
     "Index",
     "Node",
     "NotFoundError",
     "Page",
+    "Report",
     "Row",
     "Source",
     "add_sizes",
+    "as_dict",
+    "check",
+    "difference",
+    "groups",
+    "human",
+    "package_dict",
+    "packages_list",
     "page",
     "parse_page",
     "parse_sources",
     "read",
     "rows",
+    "write_site",
 ]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 from .model import ROOT, Catalogue, CatalogueError, Index
 from .records import Builder, RecordError
 from .scan import records
-from .sources import Source, parse_sources, verify
+from .sources import Source, parse_sources
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     Every = Callable[[Source, str, Any, Node], None]
     Progress = Callable[[str, int], None]
 
-__all__ = ["KNOWN_VERSIONS", "add_sizes", "read"]
+__all__ = ["KNOWN_VERSIONS", "add_sizes", "add_source", "read"]
 
 KNOWN_VERSIONS = range(6, 10)
 
@@ -44,12 +46,11 @@ def read(
     catalogue = Catalogue()
     builder = Builder()
     for source in found:
-        verify(source)
-        _add(catalogue, source, builder, skip_damaged, every, progress)
+        add_source(catalogue, source, builder, skip_damaged, every, progress)
     return catalogue
 
 
-def _add(
+def add_source(
     catalogue: Catalogue,
     source: Source,
     builder: Builder,
@@ -57,12 +58,13 @@ def _add(
     every: Every | None,
     progress: Progress | None,
 ) -> None:
+    """Read one source into the catalogue. Raises `CatalogueError`."""
     hashes: set[str] = set()
     builds: set[str] = set()
     version = ""
     nodes = catalogue.nodes
     step = None if progress is None else (lambda count: progress(source.label, count))
-    for key, record in records(source.path, source.title, step):
+    for key, record in records(source.open(), source.title, step):
         if key is None:
             version = _version(catalogue, source, record)
             continue
@@ -92,8 +94,9 @@ def _add(
             builds.add(key)
         if known is None:
             nodes[key] = node
+    generation = source.snapshot.generation if source.snapshot is not None else None
     catalogue.indexes[source.label] = Index(
-        source.label, source.place, version, frozenset(hashes), frozenset(builds)
+        source.label, source.place, version, frozenset(hashes), frozenset(builds), generation
     )
 
 
@@ -122,9 +125,15 @@ def add_sizes(catalogue: Catalogue, sources: Iterable[Source], progress: Progres
         builds = catalogue.indexes[source.label].builds
         step = None if progress is None else (lambda count, label=source.label: progress(label, count))
         if source.layout == "v2":
-            for key, size in source.tarballs(step):
-                if key in builds:
-                    catalogue.sizes.setdefault(key, size)
+            for key, path in source.old_files()[0].items():
+                if step is not None:
+                    step(1)
+                if key in builds and os.path.isfile(path):
+                    catalogue.sizes.setdefault(key, os.path.getsize(path))
+        elif source.snapshot is not None:
+            for entry in source.snapshot.entries(source.view or None):
+                if entry.size:
+                    catalogue.sizes.setdefault(entry.hash, entry.size)
         elif source.layout == "v3":
             for key in builds:
                 if step is not None:

@@ -87,6 +87,15 @@ class Builder:
     def _pairs(self, parameters: Any) -> tuple[tuple[str, Value], ...]:
         if type(parameters) is not dict:
             raise RecordError(f"spec.parameters is {_kind(parameters)}, not an object")
+        # What was seen before is right, and hardly anything is new. Lists become tuples; numbers, which could equal
+        # a switch, never get into the table.
+        raw = tuple([(name, tuple(value) if type(value) is list else value) for name, value in parameters.items()])
+        try:
+            known = self._parameters.get(raw)
+        except TypeError:  # not hashable
+            known = None
+        if known is not None and not any(type(value) in (int, float) for _, value in raw):
+            return known
         pairs: list[tuple[str, Value]] = []
         for name, value in parameters.items():
             name = self._word(name, "a parameter's name")
@@ -102,7 +111,6 @@ class Builder:
             else:
                 raise RecordError(f"parameter {name} is {_kind(value)}")
         found = tuple(pairs)
-        # True == 1, but no value is a number, and a word is never equal to a switch.
         return self._parameters.setdefault(found, found)
 
     def _compiler(self, compiler: Any) -> tuple[str, str] | None:
@@ -124,7 +132,14 @@ class Builder:
     def _edge(self, edge: Any) -> Dependency:
         if type(edge) is not dict:
             raise RecordError(f"a dependency is {_kind(edge)}, not an object")
-        parameters = edge.get("parameters")
+        parameters: Any = edge.get("parameters")
+        try:  # seen before, as most are: a named tuple equals a plain one
+            raw = (edge["name"], edge["hash"], tuple(parameters["deptypes"]), tuple(parameters["virtuals"]))
+            known = self._edges.get(Dependency(*raw))
+        except (KeyError, TypeError):
+            known = None
+        if known is not None:
+            return known
         if parameters is None:
             types, virtuals = edge.get("type", []), []
         elif type(parameters) is dict:

@@ -12,7 +12,7 @@ import gzip
 import json
 import re
 import zlib
-from typing import IO, Any, NoReturn
+from typing import IO, Any, NoReturn, cast
 
 from .model import CatalogueError
 
@@ -145,26 +145,22 @@ class _Text:
 def _open(file: IO[bytes]) -> IO[bytes]:
     start = file.read(2)
     file.seek(0)
-    return gzip.open(file) if start == b"\x1f\x8b" else file  # type: ignore[return-value]
+    return cast("IO[bytes]", gzip.GzipFile(fileobj=file)) if start == b"\x1f\x8b" else file
 
 
 def records(
-    path: str, place: str, progress: Callable[[int], None] | None = None
+    file: IO[bytes], place: str, progress: Callable[[int], None] | None = None
 ) -> Iterator[tuple[str | None, Any]]:
     """Yield `(hash, record)` for each record, in the file's order, and `(None, version)` where the version stands.
 
-    `place` is how errors name the source. Raises `CatalogueError` for whatever is not
+    The file is closed at the end. `place` is how errors name the source. Raises `CatalogueError` for whatever is not
     `{"database": {"version": ..., "installs": {...}}}`.
     """
-    try:
-        file = open(path, "rb")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise CatalogueError(f"{place}: {path}: {error.strerror}") from None
     with file:
         try:
             text = _Text(_open(file), place, progress)
         except OSError as error:
-            raise CatalogueError(f"{place}: {path}: {error.strerror}") from None
+            raise CatalogueError(f"{place}: {error.strerror}") from None
         if text.peek() != "{":
             text.fail("it does not begin with '{'")
         found = False

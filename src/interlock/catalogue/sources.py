@@ -1,23 +1,29 @@
-"""Where indexes come from: an index file, a mirror of layout v2 or v3, or a store (which is a v3 mirror).
+"""Where indexes come from: an index file, a mirror of layout v2 or v3, or a store (a v3 mirror that knows more).
 
 A source is written `LABEL=PLACE`. PLACE is a file or a directory; `DIRECTORY#VIEW` is the index of one view of a
 v3 mirror. A PLACE without label gives `root`, and for a directory with views also one label for each of them.
+
+Of a store the generations are read, not the index that Spack reads, which follows them now and then. All sources in
+one store are of one generation: root and its views belong together.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
+from ..store import Snapshot, Store, StoreError
+from ..store.layout import SIDE
 from .model import ROOT, CatalogueError
 from .scan import document
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from .model import Node
 
@@ -26,6 +32,9 @@ __all__ = ["Blob", "Source", "manifest_blobs", "parse_sources"]
 LARGEST_MANIFEST = 1 << 20
 _HEX = re.compile(r"[0-9a-f]{64}\Z")
 _TARBALL = re.compile(r"-([a-z0-9]{32})\.spack\Z")
+_DATABASE = re.compile(r"application/vnd\.spack\.db\.v([0-9]{1,4})\+json\Z")
+_SPEC = re.compile(r"-([a-z0-9]{32})\.spec\.json(?:\.sig)?\Z")
+_MANIFEST = re.compile(r"-([^-]+)\.spec\.manifest\.json\Z")
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,17 @@ class Blob:
         """The binary package, in contrast to its description."""
         return self.media.startswith("application/vnd.spack.install.")
 
+    @property
+    def database(self) -> int:
+        """The version of the database that it is; 0 if it is none."""
+        found = _DATABASE.match(self.media)
+        return int(found[1]) if found else 0
+
+    @property
+    def is_spec(self) -> bool:
+        """The build's description."""
+        return self.media.startswith("application/vnd.spack.spec.")
+
 
 @dataclass(frozen=True)
 class Source:
@@ -51,20 +71,48 @@ class Source:
     place: str
     path: str
     layout: str
-    """`file`, `v2` or `v3`."""
+    """`file`, `v2`, `v3` or `store`."""
     mirror: str
     """The mirror's directory; empty for a file."""
     blob: Blob | None = None
     """The index as the manifest of a v3 mirror describes it."""
+    view: str = ""
+    snapshot: Snapshot | None = None
+    """Of a store: all that is in it, at one generation."""
 
     @property
     def title(self) -> str:
         """How errors name it."""
         return f"{self.label}={self.place}"
 
+    def open(self) -> IO[bytes]:
+        """The index, compared with its checksum where there is one. Raises `CatalogueError`."""
+        if self.snapshot is not None:
+            return io.BytesIO(self.snapshot.document(self.view or None))
+        try:
+            if self.blob is not None:
+                self._verify(self.blob.digest)
+            return open(self.path, "rb")
+        except OSError as error:
+            raise CatalogueError(f"{self.title}: {self.path}: {error.strerror}") from None
+
+    def _verify(self, wanted: str) -> None:
+        with open(self.path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != wanted:
+            raise CatalogueError(
+                f"{self.title}: {self.path} is damaged: its sha256 is {digest}; have the index made again "
+                "(interlock store index, spack buildcache update-index)"
+            )
+
+    @property
+    def length(self) -> int:
+        """About how many bytes are to be read, for progress."""
+        return 0 if self.snapshot is not None else os.path.getsize(self.path)
+
     def size_of(self, node: Node) -> int | None:
         """Bytes of the build's binary package by its v3 manifest; None if there is none that can be read."""
-        if self.layout != "v3":
+        if self.layout not in {"v3", "store"}:
             return None
         try:
             blobs = self.blobs_of(node)
@@ -84,29 +132,44 @@ class Source:
         """What the build's manifest lists. Raises `OSError` or `CatalogueError`."""
         return manifest_blobs(self.manifest_of(node), self.mirror)
 
-    def tarballs(self, step: Callable[[int], None] | None = None) -> Iterator[tuple[str, int]]:
-        """Hash and size of each binary package of a v2 mirror."""
+    @property
+    def is_view(self) -> bool:
+        """Whether this is the index of a part of the mirror."""
+        return bool(self.view)
+
+    def manifests(self) -> Iterator[tuple[str, str]]:
+        """Hash and path of each build's manifest in a v3 mirror, sorted."""
+        top = os.path.join(self.mirror, "v3", "manifests", "spec")
+        for directory, folders, names in os.walk(top):
+            folders.sort()
+            for name in sorted(names):
+                found = _MANIFEST.search(name)
+                if found:
+                    yield found[1], os.path.join(directory, name)
+
+    def old_files(self) -> tuple[dict[str, str], dict[str, str]]:
+        """By hash, the paths of the binary packages of a v2 mirror and those of their descriptions."""
+        packages: dict[str, str] = {}
+        specs: dict[str, str] = {}
         for directory, _, names in os.walk(os.path.join(self.mirror, "build_cache")):
             for name in names:
-                found = _TARBALL.search(name)
-                if found:
-                    if step is not None:
-                        step(1)
-                    try:
-                        yield found[1], os.stat(os.path.join(directory, name)).st_size
-                    except OSError:  # removed meanwhile
-                        continue
+                for pattern, paths in ((_TARBALL, packages), (_SPEC, specs)):
+                    found = pattern.search(name)
+                    if found:
+                        paths[found[1]] = os.path.join(directory, name)
+        return packages, specs
 
 
 def parse_sources(words: Iterable[str]) -> list[Source]:
     """The sources that `LABEL=PLACE` or `PLACE` words name; `root` comes first. Reads manifests, no indexes."""
     found: dict[str, Source] = {}
+    stores: dict[str, Snapshot | None] = {}
     for word in words:
         label, separator, place = word.partition("=")
         more: list[tuple[str, str]] = []
         if not separator or "/" in label:
             label, place = ROOT, word
-            more = _views(place)
+            more = [(view, f"{place}#{view}") for view in _views(place, stores)]
         if not label or not place:
             raise CatalogueError(f"--source {word!r}: write LABEL=PLACE, for example {ROOT}=index.json")
         if any(not char.isprintable() for char in label):
@@ -114,7 +177,7 @@ def parse_sources(words: Iterable[str]) -> list[Source]:
         for name, where in [(label, place), *more]:
             if name in found:
                 raise CatalogueError(f"--source {word!r}: the label {name!r} is taken by {found[name].place}")
-            found[name] = _locate(name, where)
+            found[name] = _locate(name, where, stores)
     if not found:
         raise CatalogueError(f"give at least one source, for example --source {ROOT}=index.json")
     return sorted(found.values(), key=lambda source: (source.label != ROOT, source.label))
@@ -147,7 +210,7 @@ def _blob(entry: Any, path: str, mirror: str) -> Blob:
     return Blob(os.path.join(mirror, "blobs", "sha256", digest[:2], digest), digest, length, media)
 
 
-def _locate(label: str, place: str) -> Source:
+def _locate(label: str, place: str, stores: dict[str, Snapshot | None]) -> Source:
     path, view = place, ""
     if not os.path.exists(path):
         path, _, view = place.rpartition("#")
@@ -157,19 +220,21 @@ def _locate(label: str, place: str) -> Source:
         if view:
             raise CatalogueError(f"{label}={place}: a file has no views; name the mirror's directory")
         if os.path.basename(path) == "index.manifest.json":
-            return _of_manifest(label, place, path, _mirror_above(path))
+            return _of_manifest(label, place, path, _mirror_above(path), "")
         return Source(label, place, path, "file", "")
     if not os.path.isdir(path):
         raise CatalogueError(f"{label}={place}: it is neither a file nor a directory")
     if os.path.basename(view) != view or view in {".", ".."}:
         raise CatalogueError(f"{label}={place}: {view!r} is not the name of a view")
-    indexes = os.path.join(path, "v3", "manifests", "index")
-    manifest = os.path.join(indexes, view, "index.manifest.json")
+    snapshot = _snapshot(path, stores)
+    manifest = os.path.join(path, "v3", "manifests", "index", view, "index.manifest.json")
+    known = _views(path, stores)
+    if view and view not in known:
+        raise CatalogueError(f"{label}={place}: there is no view {view!r} (views: {', '.join(known) or 'none'})")
+    if snapshot is not None:
+        return Source(label, place, os.path.join(path, SIDE), "store", path, None, view, snapshot)
     if os.path.isfile(manifest):
-        return _of_manifest(label, place, manifest, path)
-    if view:
-        known = ", ".join(name for name, _ in _views(path)) or "none"
-        raise CatalogueError(f"{label}={place}: there is no view {view!r} (views: {known})")
+        return _of_manifest(label, place, manifest, path, view)
     old = os.path.join(path, "build_cache", "index.json")
     if os.path.isfile(old):
         return Source(label, place, old, "v2", path)
@@ -179,38 +244,39 @@ def _locate(label: str, place: str) -> Source:
     )
 
 
-def _of_manifest(label: str, place: str, manifest: str, mirror: str) -> Source:
+def _snapshot(directory: str, stores: dict[str, Snapshot | None]) -> Snapshot | None:
+    """A store's newest generation, looked up once; None if the directory is no store that was written to."""
+    where = os.path.realpath(directory)
+    if where not in stores:
+        stores[where] = None
+        if os.path.isdir(os.path.join(where, SIDE)):
+            try:
+                found = Store(where).snapshot()
+            except (StoreError, OSError) as error:
+                raise CatalogueError(f"{directory}: {error}") from None
+            stores[where] = found if found.generation else None
+    return stores[where]
+
+
+def _of_manifest(label: str, place: str, manifest: str, mirror: str, view: str) -> Source:
+    missing = ""
     for _ in range(3):
         try:
             blobs = manifest_blobs(manifest, mirror)
         except OSError as error:
             raise CatalogueError(f"{label}={place}: {manifest}: {error.strerror}") from None
-        found = [blob for blob in blobs if blob.media.startswith("application/vnd.spack.db.")]
-        if len(found) != 1:
-            raise CatalogueError(f"{label}={place}: {manifest} lists {len(found)} database indexes, not one")
-        if os.path.isfile(found[0].path):
-            return Source(label, place, found[0].path, "v3", mirror, found[0])
+        # Spack may keep one of each database version there.
+        found = max(blobs, key=lambda blob: blob.database, default=None)
+        if found is None or not found.database:
+            raise CatalogueError(f"{label}={place}: {manifest} lists no database index")
+        if os.path.isfile(found.path):
+            return Source(label, place, found.path, "v3", mirror, found, view)
+        missing = found.path
         # A writer has published a newer index, and the old one is gone: the manifest says so by now.
     raise CatalogueError(
-        f"{label}={place}: {manifest} names the index {found[0].path}, which is missing: have the index made again "
+        f"{label}={place}: {manifest} names the index {missing}, which is missing: have the index made again "
         "(interlock store index, spack buildcache update-index)"
     )
-
-
-def verify(source: Source) -> None:
-    """Compare the index file of a v3 mirror with its checksum; `CatalogueError` if it is another."""
-    if source.blob is None:
-        return
-    try:
-        with open(source.path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise CatalogueError(f"{source.title}: {source.path}: {error.strerror}") from None
-    if digest != source.blob.digest:
-        raise CatalogueError(
-            f"{source.title}: {source.path} is damaged: its sha256 is {digest}; have the index made again "
-            "(interlock store index, spack buildcache update-index)"
-        )
 
 
 def _mirror_above(manifest: str) -> str:
@@ -223,14 +289,13 @@ def _mirror_above(manifest: str) -> str:
     return os.path.dirname(os.path.dirname(directory))
 
 
-def _views(place: str) -> list[tuple[str, str]]:
+def _views(place: str, stores: dict[str, Snapshot | None]) -> list[str]:
+    snapshot = _snapshot(place, stores)
+    if snapshot is not None:
+        return snapshot.views()
     indexes = os.path.join(place, "v3", "manifests", "index")
     try:
         names = sorted(os.listdir(indexes))
     except OSError:
         return []
-    return [
-        (name, f"{place}#{name}")
-        for name in names
-        if os.path.isfile(os.path.join(indexes, name, "index.manifest.json"))
-    ]
+    return [name for name in names if os.path.isfile(os.path.join(indexes, name, "index.manifest.json"))]

@@ -151,5 +151,5 @@ def _row(hash_: str, node: dict[str, Any], here: bool, spec_version: int, origin
         (),
         tuple(safe_hash(item.get("hash"), origin) for item in listed),
         "",
-        json.dumps(node, sort_keys=True),
+        json.dumps(node),
     )

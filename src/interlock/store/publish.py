@@ -273,7 +273,7 @@ def _write_blobs(store: Store, spec: Spec, archive: ArchiveSource, leases: ExitS
     gzipped = start.startswith(b"\x1f\x8b")
     checksum, size = leases.enter_context(write_blob(store, parts))
     data = Blob(size, TARBALL if gzipped else OTHER, "gzip" if gzipped else "none", checksum)
-    text = json.dumps(spec.document, sort_keys=True).encode()
+    text = json.dumps(spec.document).encode()
     checksum, size = leases.enter_context(write_blob(store, [pack(text)]))
     return Manifest((data, Blob(size, f"application/vnd.spack.spec.v{spec.version}+json", "gzip", checksum)))
 

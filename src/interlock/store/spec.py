@@ -27,7 +27,7 @@ class Node(NamedTuple):
     version: str
     dependencies: tuple[str, ...]
     text: str
-    """The node as JSON with sorted keys, without line breaks."""
+    """The node as JSON, without line breaks."""
 
 
 class Spec(NamedTuple):
@@ -104,7 +104,7 @@ def _node(node: object, origin: str) -> Node:
             raise DamagedError(f"{origin}: a dependency of {name} is no object")
         needs.append(safe_hash(item.get("hash"), origin))
     try:
-        text = json.dumps(node, sort_keys=True)
+        text = json.dumps(node)  # in the order given: Spack's hash is made of it
     except RecursionError:
         raise HostileError(f"{origin}: the node {name} is nested too deeply") from None
     except (TypeError, ValueError) as error:
