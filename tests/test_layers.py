@@ -28,7 +28,7 @@ LAYERS = (
     {"_io", "_wait", "_fs"},
     {"engines"},
     {
-        "_choice", "_target", "_hold", "_rwhold", "_loss", "_inspect",
+        "_choice", "_probe", "_target", "_hold", "_rwhold", "_loss", "_inspect",
         "lock", "rwlock", "semaphore", "together",
         "_observe", "_record", "_statistics", "otel",
         "_filelock", "filelock",

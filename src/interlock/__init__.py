@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ._hold import AsyncHold, Hold, Loss
     from ._inspect import inspect
     from ._observe import Event, Observation, observe
+    from ._probe import Probe, probe
     from ._report import Party, Report
     from ._rwhold import AsyncRWHold, RWHold
     from ._statistics import Histogram, LockStatistics, Statistics, statistics
@@ -58,6 +59,7 @@ __all__ = [
     "NotHeldError",
     "Observation",
     "Party",
+    "Probe",
     "ProtocolError",
     "RLock",
     "RWHold",
@@ -73,6 +75,7 @@ __all__ = [
     "inspect",
     "observe",
     "once",
+    "probe",
     "publish",
     "statistics",
     "transform",
@@ -85,6 +88,7 @@ _HOMES = {
     ),
     "_hold": ("AsyncHold", "Hold", "Loss"),
     "_inspect": ("inspect",),
+    "_probe": ("Probe", "probe"),
     "_observe": ("Event", "Observation", "observe"),
     "_report": ("Party", "Report"),
     "_rwhold": ("AsyncRWHold", "RWHold"),

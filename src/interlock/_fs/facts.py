@@ -245,8 +245,8 @@ FACTS: tuple[Fact, ...] = (
         ranges=UNKNOWN,
         creation=UNKNOWN,
         auto="flock",
-        why="the bricks keep the locks. FUSE does not tell them when a process dies that held an OFD range, so none"
-        " is taken",
+        why="the bricks keep the locks. The kernel sends no unlock when the holder of an OFD range dies, so none is"
+        " taken",
         sources=("https://docs.gluster.org/en/latest/Administrator-Guide/Mandatory-Locks/", _FUSE),
     ),
     Fact(
@@ -414,9 +414,8 @@ FACTS: tuple[Fact, ...] = (
         "fuse fuse.* fuseblk.*",
         flock=UNKNOWN,
         ranges=UNKNOWN,
-        why="a FUSE filesystem that implements no locks gets those of this kernel, which no other host sees; and an OFD"
-        " range that it does keep is not freed when its holder dies (the kernel leaves that to the FLUSH request,"
-        " which is not sent for OFD ranges)",
+        why="a FUSE filesystem that implements no locks gets those of this kernel, which no other host sees; and"
+        " whether an OFD range is freed when its holder dies is up to it (the kernel sends no unlock then)",
         sources=(_FUSE,),
     ),
 )

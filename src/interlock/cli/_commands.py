@@ -16,6 +16,7 @@ COMMANDS = {
     "run": ("_run:run", "Run a command while holding a lock."),
     "catalogue": ("_catalogue:catalogue", "Show what is in a build cache: pages, a web site, differences, checks."),
     "store": ("_store:store", "A shared store of builds: publish, read, verify, clean up."),
+    "doctor": ("_doctor:doctor", "Find out whom locks in a directory exclude, and test it between two hosts."),
     "who": ("_who:who", "Tell who holds a lock and who waits for it."),
     "trace": ("_trace:trace", "Run a command and write a timeline of all its locks."),
 }
