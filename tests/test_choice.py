@@ -243,3 +243,81 @@ def test_what_is_local_to_waiters_is_local_to_the_table() -> None:
     for name in mounts.LOCAL:
         fact = facts.of(name)
         assert (fact.flock, fact.auto) == (facts.ALONE, "flock")
+
+
+# ---- leases in files, where a setting says so
+
+
+def test_a_setting_makes_it_a_lease(tmp_path: Path, places: Places) -> None:
+    places.mount(tmp_path, "fuse.nobody-knows")
+    places.say(f"{tmp_path} = marker")
+    lock = Lock(tmp_path / "a.lock")
+    with lock as hold:
+        assert hold.token is not None
+        report = lock.inspect()
+        assert report.facts["primitive"] == "marker"
+        assert report.enforced is None  # nobody knows whether two hosts could create one name here
+        assert Lock(tmp_path / "a.lock").try_acquire() is None
+    with Lock(tmp_path / "a.lock") as again:
+        assert again.token is not None
+        assert again.token > (hold.token or 0)
+
+
+def test_a_ttl_is_for_leases(tmp_path: Path, places: Places) -> None:
+    with pytest.raises(UnsupportedError, match="ttl is for engines that lease"):
+        Lock(tmp_path / "a.lock", ttl=3)
+    assert Lock(tmp_path / "a.lock", primitive="marker", ttl=3)._line.engine.traits.family == "lease"
+    places.say("marker")
+    assert Lock(tmp_path / "b.lock", ttl=3)._line.engine.traits.family == "lease"
+    places.say("flock")  # what the program wanted to be a lease is held until it is released
+    assert Lock(tmp_path / "a.lock", primitive="marker", ttl=3)._line.engine.traits.family == "session"
+
+
+def test_no_lease_where_names_are_not_exclusive(tmp_path: Path, places: Places) -> None:
+    places.mount(tmp_path, "fuse.s3fs")
+    with pytest.raises(UnsupportedError, match="two hosts can create one name"):
+        Lock(tmp_path / "a.lock", primitive="marker").acquire()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("held", [True, False])
+def test_a_kernel_lock_does_not_enter_beside_a_lease(
+    held: bool, way: Callable[[Path], object], tmp_path: Path
+) -> None:
+    """Two processes that were told different things."""
+    path = tmp_path / "a.lock"
+    hold = Lock(path, primitive="marker").acquire()
+    if not held:
+        hold.release()
+    with pytest.raises(UnsupportedError, match=r"locked by leases.*INTERLOCK_PRIMITIVE.*a\.lock\.interlock"):
+        way(path)
+    hold._let_go()
+
+
+@pytest.mark.parametrize("primitive", ["dual", "local"])
+def test_no_kind_of_kernel_lock_does(primitive: Any, tmp_path: Path) -> None:
+    with Lock(tmp_path / "a.lock", primitive="marker"):
+        with pytest.raises(UnsupportedError, match="locked by leases"):
+            Lock(tmp_path / "a.lock", primitive=primitive).acquire(0.1)
+        from interlock import RWLock
+
+        for mode in (RWLock(tmp_path / "a.lock").read, RWLock(tmp_path / "a.lock").write):
+            with pytest.raises(UnsupportedError, match="locked by leases"), mode():
+                pass
+
+
+def test_a_file_with_content_can_be_locked(tmp_path: Path) -> None:
+    for content in ("x", "interlock-lease", "x" * 4096):
+        (tmp_path / "data").write_text(content)
+        with Lock(tmp_path / "data"):
+            assert Lock(tmp_path / "data").try_acquire() is None
+        assert (tmp_path / "data").read_text() == content
+
+
+@pytest.mark.slow
+def test_a_lease_does_not_enter_beside_a_kernel_lock(tmp_path: Path) -> None:
+    from interlock import ProtocolError
+
+    with Lock(tmp_path / "a.lock"), pytest.raises(ProtocolError, match="lock file of kernel locks"):
+        Lock(tmp_path / "a.lock", primitive="marker").acquire(20)

@@ -186,7 +186,8 @@ class KernelEngine:
             status = ops.fstat(fd)
         except OSError:  # contended, or an error that the loop meets again and translates
             return False
-        if status[3] == 1 and status[0] >> 12 == 8:  # one link, and S_ISREG in the bits of S_IFMT
+        # One link, S_ISREG in the bits of S_IFMT, and empty: else the loop looks closer.
+        if status[3] == 1 and status[0] >> 12 == 8 and not status[6]:
             claim.since = now
             return True
         return False

@@ -9,7 +9,7 @@ import stat
 import sys
 import time
 
-from ..._errors import UnsafePathError
+from ..._errors import UnsafePathError, UnsupportedError
 from . import answers
 
 TYPE_CHECKING = False
@@ -30,6 +30,9 @@ READ_ONLY = OPEN & ~os.O_RDWR
 EXCLUSIVE = fcntl.LOCK_EX | fcntl.LOCK_NB
 SHARED = fcntl.LOCK_SH | fcntl.LOCK_NB
 UNLOCK = fcntl.LOCK_UN
+_LEASE = b"interlock-lease?see-the-directory-beside-it"
+"""What the file at the path says where leases are used (`engines.marker.lease_fence`)."""
+
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
@@ -162,6 +165,12 @@ class Ops:
         if mine.st_nlink > 1 and mine.st_uid != os.geteuid():
             raise UnsafePathError(
                 f"{path} is a hard link to a file of user {mine.st_uid}: somebody else's file would be locked"
+            )
+        if 0 < mine.st_size < 128 and _LEASE in os.pread(fd, 128, 0):
+            raise UnsupportedError(
+                f"{path} is locked by leases (primitive='marker'), which kernel locks do not exclude; nothing was"
+                " locked. Give all who lock it the same setting (INTERLOCK_PRIMITIVE, /etc/interlock.conf), or remove"
+                f" it and {path}.interlock when nobody uses them"
             )
         try:
             there = self.stat(path, follow_symlinks=False)

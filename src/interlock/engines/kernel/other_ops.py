@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _SETLK = 37  # F_OFD_SETLK: the fcntl module has it only where libc names it
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux: type, whence, start, length, pid
 _TAKE = _FLOCK.pack(1, 0, 0, 1, 0)
+_SHARE = _FLOCK.pack(0, 0, 0, 1, 0)
 _FREE = _FLOCK.pack(2, 0, 0, 1, 0)
 _CONTENDED = (errno.EAGAIN, errno.EACCES)
 
@@ -57,7 +58,7 @@ class DualOps(Ops):
             return
         self.one(fd, how)
         try:
-            self.fcntl(fd, _SETLK, _TAKE)
+            self.fcntl(fd, _SETLK, _SHARE if how & fcntl.LOCK_SH else _TAKE)
         except OSError as error:
             self.one(fd, UNLOCK)
             if error.errno not in _CONTENDED:

@@ -247,7 +247,7 @@ class Readers(Lane):
             status = ops.fstat(fd)
         except OSError:  # contended, or an error that the loop meets again and translates
             return False
-        if status[3] == 1 and status[0] >> 12 == 8:
+        if status[3] == 1 and status[0] >> 12 == 8 and not status[6]:
             claim.since = monotonic()
             return True
         return False
