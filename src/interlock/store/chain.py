@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
     from .locks import Locks
 
+FEWEST, MOST = 64, 1000
+"""Deltas between two snapshots."""
+
 _NAME = re.compile(r"(d|s)(\d{12})(?:\.(\d+))?")
 _MAX = 8 << 30
 _MAGIC = "interlock generations 1"
@@ -157,7 +160,7 @@ class Chain:
                 self.retries += 1
                 files.pause(attempt)
                 attempt += 1
-        if number - listing.snapshot >= min(1000, max(64, listing.rows // 4)):
+        if number - listing.snapshot >= min(MOST, max(FEWEST, listing.rows // 4)):
             try:
                 self.compact()
             except DamagedError:
