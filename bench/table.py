@@ -19,6 +19,7 @@ MODULES = {  # the benchmarks, in the order in which they are run and shown
     "kill": "kill",
     "waiters_cpu": "waiters_cpu",
     "tasks": "tasks",
+    "store": "store",
 }
 
 

@@ -216,8 +216,8 @@ class Chain:
         return self._write([row.line() for row in rows])
 
     def _write(self, lines: list[str]) -> files.Draft:
-        files.make_directory(self._directory)
-        files.make_directory(self._temporary)
+        files.make_directory(self._directory, self._durable)
+        files.make_directory(self._temporary, self._durable)
         draft = files.Draft(self._temporary, self._durable)
         try:
             draft.write(seal(lines))

@@ -177,7 +177,7 @@ class _Check:
         if fd is None:
             return not os.path.exists(path)
         try:
-            files.make_directory(self.store.layout.quarantine)
+            files.make_directory(self.store.layout.quarantine, self.store.durable)
             name = f"{os.path.basename(path)}.{os.urandom(4).hex()}"
             files.ops.replace(path, os.path.join(self.store.layout.quarantine, name))
         finally:

@@ -74,17 +74,18 @@ class Ops:
 ops = Ops()
 
 
-def make_directory(path: str) -> None:
-    """With its parents, each of which is durable before the next is made."""
+def make_directory(path: str, durable: bool) -> None:
+    """With its parents. `durable`: each is on the disk before the next is made."""
     if os.path.isdir(path):
         return
     parent = os.path.dirname(path)
-    make_directory(parent)
+    make_directory(parent, durable)
     try:
         ops.mkdir(path, 0o777)
     except FileExistsError:
         return
-    sync_directory(parent)
+    if durable:
+        sync_directory(parent)
 
 
 def sync_directory(path: str) -> None:

@@ -69,7 +69,7 @@ def prepare(store: Store) -> None:
     """Make what a store needs, remove what dead writers left, and take over what only Spack has written."""
     layout = store.layout
     for directory in (layout.temporary, layout.chain, layout.specs, layout.indexes, layout.blobs, layout.building):
-        files.make_directory(directory)
+        files.make_directory(directory, store.durable)
     files.sweep(layout.temporary)
     _once(store, layout.layout_file, b'{"signing": "unsigned"}')
     if store.chain.listing().tip == 0:
@@ -199,7 +199,7 @@ def publish(
                 pass  # a damaged entry is replaced by ours, which is whole
         if ours is None:
             ours = make(leases)
-            files.make_directory(os.path.dirname(path))
+            files.make_directory(os.path.dirname(path), store.durable)
         draft = leases.enter_context(files.Draft(store.layout.temporary, store.durable))
         draft.write(ours[1])
         draft.sync()
@@ -320,7 +320,7 @@ def _settle(draft: files.Draft, blob: Blob, path: str) -> files.Lease | None:
                 taken.close()
         if not synced:
             draft.sync()
-            files.make_directory(os.path.dirname(path))
+            files.make_directory(os.path.dirname(path), draft.durable)
             synced = True
         if damaged:
             draft.replace(path)
