@@ -99,6 +99,7 @@ def _point(store: Store, view: str | None, path: str, state: State, old: Manifes
         blobs = [Blob(size, kind, "none", checksum)]
         # Other versions of Spack may keep theirs there.
         blobs += [blob for blob in (old.blobs if old else ()) if blob.media_type not in (media_type(8), media_type(9))]
+        store.sync_names()
         files.make_directory(os.path.dirname(path), store.durable)
         with files.Draft(store.layout.temporary, store.durable) as draft:
             draft.write(Manifest(tuple(blobs), generation=state.generation).as_bytes())

@@ -139,8 +139,10 @@ def _put_batch(
                 progress(1)
         if rows:
             commit(store, rows)
-        elif store.durable:
-            files.sync_directory(store.layout.chain)  # somebody else's generation, of which we say that it is durable
+        else:
+            store.sync_names()
+            if store.durable:  # somebody else's generation, of which we say that it is durable
+                files.sync_directory(store.layout.chain)
         state = store.chain.load() if len(rows) == 0 or len(checked) > 1 else None
         return [_entry(spec, rows, state) for spec, _archive, _views in checked]
 
@@ -151,6 +153,8 @@ def _entry(spec: Spec, rows: list[Row], state: State | None) -> Entry:
 
 
 def commit(store: Store, rows: list[Row]) -> int:
+    """Commit a generation; the names of the files that it lists are made durable first."""
+    store.sync_names()
     wanted = {row.hash: row.views for row in rows if row.kind == "+"}
     dropped = [row.hash for row in rows if row.kind == "-"]
 
@@ -207,8 +211,7 @@ def publish(
             draft.replace(path)
         elif not draft.link(path):
             continue  # somebody was quicker
-        if store.durable:
-            files.sync_directory(os.path.dirname(path))
+        store.sync_later(path)
         return rows_for(spec, ours[0], views, json.dumps(note))
 
 
@@ -248,8 +251,7 @@ def _adopted(
     theirs = spec_of(store.layout, manifest, path)
     if theirs.hash != spec.hash:
         raise DamagedError(f"{path} is the manifest of another spec: {theirs.hash}")
-    if store.durable:
-        files.sync_directory(os.path.dirname(path))
+    store.sync_later(path)
     row = store.chain.load().get(spec.hash)
     if row is None:
         return rows_for(theirs, manifest, views, json.dumps(note | {"adopted": True}))
@@ -297,8 +299,7 @@ def write_blob(store: Store, parts: Iterable[bytes]) -> Iterator[tuple[str, int]
         path = store.layout.blob(blob.checksum)
         taken = _settle(draft, blob, path)
         try:
-            if store.durable:
-                files.sync_directory(os.path.dirname(path))
+            store.sync_later(path)
             yield blob.checksum, blob.size
         finally:
             if taken is not None:

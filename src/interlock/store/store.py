@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,13 @@ def _unseen(_what: str, _done: int, _total: int) -> None:
     """The progress that nobody asked for."""
 
 
+class _Unsynced(threading.local):
+    """Directories with names that are not durable yet: each thread syncs its own before it commits."""
+
+    def __init__(self) -> None:
+        self.directories: set[str] = set()
+
+
 class Store:
     """A store in a directory. Making the object touches nothing; the first write makes what is missing.
 
@@ -57,6 +65,7 @@ class Store:
         place = self.layout.locks if lock is None else lock if callable(lock) else os.fspath(lock)
         self.locks = Locks(place)
         self.chain = Chain(self.layout.chain, self.layout.temporary, self.locks, durable)
+        self._unsynced = _Unsynced()
         self._prepared = False
 
     def __repr__(self) -> str:
@@ -177,6 +186,18 @@ class Store:
             return {row.hash: row.views for row in self._state().builds()}
         except StoreError:
             return {}
+
+    def sync_names(self) -> None:
+        """Make new names durable, before something lists them. All at once: the first sync pays for the others."""
+        directories = self._unsynced.directories
+        while directories:
+            directory = directories.pop()
+            if self.durable:
+                files.sync_directory(directory)
+
+    def sync_later(self, path: str) -> None:
+        """The name is new, and to be made durable by `sync_names`."""
+        self._unsynced.directories.add(os.path.dirname(path))
 
     def blob(self, parts: Iterable[bytes]) -> AbstractContextManager[tuple[str, int]]:
         return publish.write_blob(self, parts)
