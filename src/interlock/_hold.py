@@ -87,8 +87,20 @@ class _BaseHold:
 
     @property
     def token(self) -> int | None:
-        """The fencing token, strictly increasing per resource, or `None`: the engine of paths gives none."""
-        return (self._claim or self._was).token
+        """The fencing token of this hold: an integer greater than that of every earlier hold of the resource, over
+        processes, restarts and kills. `None` where the engine gives none (lock files on Windows).
+
+        A lock file's token is given when it is first asked for, and kept in `NAME.token` beside it. Then this raises
+        `NotHeldError` after the release, `LostError` if the lock was taken away, `UnsupportedError` where that file may
+        not be written, `ProtocolError` where it is something else, and the kernel's `OSError`.
+        """
+        claim = self._claim or self._was
+        if claim.token is None:
+            assign = getattr(claim.line.engine, "assign_token", None)
+            if assign is not None:
+                self._require_held()
+                assign(claim)
+        return claim.token
 
     @property
     def held(self) -> bool:

@@ -157,6 +157,7 @@ class Claim:
     began = 0.0
     since = 0.0
     token: int | None = None
+    """The fencing token; where the engine has a method `assign_token(claim)`, not before that was called."""
     told = ""
     """Why it is lost, once anybody was told: see `_core.lost`."""
     watchers: deque[Callable[[str], object]]

@@ -135,7 +135,7 @@ class KernelEngine:
             family="session",
             excludes="hosts" if choice is not None and choice.hosts == "yes" else "processes",
             fair="no starvation",
-            fences=False,
+            fences=sys.platform != "win32",
             survives_crash=True,
             wait="events" if events else "naps",
             abilities=("rwlock", "semaphore") if queue else (),
@@ -353,6 +353,14 @@ class KernelEngine:
             if error.errno != ESTALE:
                 raise
         return f"{path} was unlinked or replaced while it was held"
+
+    if sys.platform != "win32":
+
+        def assign_token(self, claim: KernelClaim) -> int:
+            """The fencing token of a hold, given when it is first asked for: see `tokens`."""
+            from . import tokens
+
+            return tokens.assign(claim)
 
     def watch_loss(self, claim: KernelClaim) -> None:
         """From now on `lost.tell` is called when it is lost."""

@@ -266,6 +266,8 @@ class EngineSuite(Suite):
         for _ in range(3):
             contender = self.contender(target)
             assert await contender.try_acquire(io)
+            if hasattr(contender.engine, "assign_token"):
+                contender.engine.assign_token(contender.claim)
             tokens.append(contender.claim.token)
             await contender.release(io)
         if self.traits(target).fences:
