@@ -284,7 +284,8 @@ def test_a_hold_says_how_long_it_waited_and_for_what(path: Path) -> None:
     try:
         assert hold.resource == str(path)
         assert hold.waited < 1.0
-        assert hold.token is None
+        assert hold.token == hold.token
+        assert isinstance(hold.token, int)
     finally:
         hold.release()
     assert hold.resource == str(path)

@@ -88,13 +88,16 @@ class _BaseHold:
     @property
     def token(self) -> int | None:
         """The fencing token of this hold: an integer greater than that of every earlier hold of the resource, over
-        processes, restarts and kills. `None` where the engine gives none (lock files on Windows).
+        processes, restarts and kills. `None` where the engine gives none (lock files on Windows), and while the hold is
+        shared with others (`RWLock` in a mode other than write).
 
         A lock file's token is given when it is first asked for, and kept in `NAME.token` beside it. Then this raises
         `NotHeldError` after the release, `LostError` if the lock was taken away, `UnsupportedError` where that file may
         not be written, `ProtocolError` where it is something else, and the kernel's `OSError`.
         """
         claim = self._claim or self._was
+        if claim.mode != "write":
+            return None
         if claim.token is None:
             assign = getattr(claim.line.engine, "assign_token", None)
             if assign is not None:
