@@ -16,6 +16,7 @@ from interlock.engines.memory import MemoryEngine, engine
 
 def test_its_traits() -> None:
     assert engine.traits.rows() == {
+        "abilities": ("rwlock", "semaphore"),
         "name": "memory",
         "family": "session",
         "excludes": "threads",

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .atomic import BuildError, once, publish, transform
     from .lock import AsyncLock, AsyncRLock, Lock, RLock
     from .rwlock import AsyncRWLock, RWLock
+    from .semaphore import AsyncSemaphore, AsyncSemaphoreHold, Semaphore, SemaphoreHold
     from .together import AsyncHolds, Holds, acquire_all, acquire_all_async
 
 __version__ = "0.1.0"
@@ -44,6 +45,8 @@ __all__ = [
     "AsyncRLock",
     "AsyncRWHold",
     "AsyncRWLock",
+    "AsyncSemaphore",
+    "AsyncSemaphoreHold",
     "BuildError",
     "DeadlockError",
     "EngineError",
@@ -65,6 +68,8 @@ __all__ = [
     "RWHold",
     "RWLock",
     "Report",
+    "Semaphore",
+    "SemaphoreHold",
     "Statistics",
     "Timeout",
     "UnsafePathError",
@@ -96,6 +101,7 @@ _HOMES = {
     "atomic": ("BuildError", "once", "publish", "transform"),
     "lock": ("AsyncLock", "AsyncRLock", "Lock", "RLock"),
     "rwlock": ("AsyncRWLock", "RWLock"),
+    "semaphore": ("AsyncSemaphore", "AsyncSemaphoreHold", "Semaphore", "SemaphoreHold"),
     "together": ("AsyncHolds", "Holds", "acquire_all", "acquire_all_async"),
 }  # fmt: skip
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

@@ -16,5 +16,5 @@ def inspect(target: str | os.PathLike[str]) -> Report:
 
     It is a picture of one moment, for people and for log lines; do not decide on it whether a lock is free.
     """
-    line = resolve(target)
+    line = resolve(target, kind="")
     return line.engine.inspect(line)

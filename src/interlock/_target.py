@@ -6,12 +6,11 @@ import os
 import sys
 
 from ._core import fork
-from ._core.arbiter import line_for
+from ._core.arbiter import Line, line_for
 from ._errors import UnsupportedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ._core.arbiter import Line
     from ._model import Engine
 
 _NAME_MAX = 200
@@ -23,9 +22,17 @@ _DEVICES = frozenset(
 
 
 def resolve(
-    target: str | os.PathLike[str], *, fair: bool = False, ttl: float | None = None, primitive: str = "auto"
+    target: str | os.PathLike[str],
+    *,
+    fair: bool = False,
+    ttl: float | None = None,
+    primitive: str = "auto",
+    kind: str = "lock",
 ) -> Line:
-    """The line of `target`. Reads the directories' symbolic links and the mount table; opens nothing there."""
+    """The line of `target`. Reads the directories' symbolic links and the mount table; opens nothing there.
+
+    `kind`: what it is for, "lock", "rwlock" or "semaphore"; "" to look only.
+    """
     if not _begun:
         _begin()
     path = os.fspath(target)
@@ -56,7 +63,9 @@ def resolve(
 
         if ttl is not None or primitive != "auto":
             raise UnsupportedError(f"{path}: ttl and primitive mean nothing for a lock in memory")
-        return line_for(engine, url.netloc + url.path + "#" + name, path)
+        key = url.netloc + url.path + "#" + name
+        engine.refuse_mix(key, kind, path)
+        return line_for(engine, key, path) if kind == "lock" else Line(engine, key, path)
     raise UnsupportedError(f"there is no engine for {url.scheme}:// URLs")
 
 

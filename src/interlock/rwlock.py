@@ -65,7 +65,7 @@ class _BaseRWLock:
         `timeout` (seconds; `None`: for ever; 0: one attempt) is used where a call is given none.
         """
         self._timeout = seconds(timeout)
-        line = resolve(target)
+        line = resolve(target, kind="rwlock")
         engine: Any = line.engine
         if not hasattr(engine, "sharing"):
             raise UnsupportedError(f"{line.resource}: {engine.traits.name} has no read-write locks; use Lock")

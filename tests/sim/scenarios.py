@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from interlock import lock, rwlock
+from interlock import lock, rwlock, semaphore
 from interlock._core import arbiter
 from interlock.engines import kernel as kernel_module
 from interlock.engines.kernel import tickets
 from interlock.testing.sim import Contender, Explorer, Result, World
 from interlock.testing.simkernel import SimKernel
-from interlock.testing.simposix import kernel_engine, kernel_lanes
-from interlock.testing.simprocess import memory_engine, modes, turns
+from interlock.testing.simposix import kernel_engine, kernel_lanes, kernel_slots
+from interlock.testing.simprocess import memory_engine, modes, permits, turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,6 +23,7 @@ __all__ = [
     "EVENTS",
     "EVENTS_ONLY",
     "FRONT_OF_ONE",
+    "count",
     "explore",
     "kernel",
     "kernel_world",
@@ -99,6 +100,31 @@ def share(
     if timeout is not None:
         trouble.setdefault("outcomes", ("Timeout", "TimeoutError"))
     return Explorer(world if world is not None else SimKernel(), contenders, **trouble)
+
+
+def count(
+    *numbers: int,
+    world: World | None = None,
+    engine: Any = None,
+    kind: Any = semaphore.Semaphore,
+    timeout: float | None = None,
+    fair: bool = False,
+    patches: Sequence[Patch] = (),
+    rounds: int = 1,
+    **trouble: Any,
+) -> Explorer:
+    """Contenders for a semaphore, each a process that believes in so many permits."""
+    engine = engine or kernel_slots()
+    lives = {
+        number: permits(engine, number, kind=kind, timeout=timeout, fair=fair, patches=patches)
+        for number in set(numbers)
+    }
+    cancellable = issubclass(kind, semaphore.AsyncSemaphore)
+    contenders = [Contender(lives[number], process, rounds, cancellable) for process, number in enumerate(numbers)]
+    outcomes = ("ProtocolError",) if len(lives) > 1 else ()
+    if timeout is not None:
+        outcomes = (*outcomes, "Timeout")
+    return Explorer(world if world is not None else SimKernel(), contenders, outcomes=outcomes, **trouble)
 
 
 def run(name: str, explorer: Explorer) -> Result:

@@ -146,4 +146,4 @@ def _is_container(value: object) -> bool:
 
 def test_all_fields_of_engines_are_known() -> None:
     assert set(vars(KernelEngine(None, None))) == KERNEL  # type: ignore[arg-type]
-    assert set(vars(MemoryEngine())) == {"_grants", "_queues", "_tokens", "traits"}
+    assert set(vars(MemoryEngine())) == {"_grants", "_queues", "_tokens", "_others", "traits"}

@@ -89,6 +89,12 @@ def lines() -> list[Line]:
     return [line for known in list(_lines.values()) if (line := known()) is not None]
 
 
+def known(engine: Engine, key: str) -> bool:
+    """Is there a line of this key?"""
+    line = _lines.get((id(engine), key))
+    return line is not None and line() is not None
+
+
 def _forget(dead: KeyedRef[tuple[int, str], Line]) -> None:
     remove_dead(_lines, dead.key)  # one step: does nothing if there is a new line by now
 

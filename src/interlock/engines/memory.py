@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections import deque
 from time import monotonic
 
+from .._core.arbiter import known
 from .._model import Claim, Traits
 from .._report import Party, Report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from .._core.arbiter import Line
-    from .._model import IO, Parker
+    from .._model import IO, Mode, Parker
 
 
 class MemoryClaim(Claim):
@@ -31,6 +34,7 @@ class MemoryEngine:
         self._grants: dict[str, MemoryClaim] = {}
         self._queues: dict[str, deque[MemoryClaim]] = {}
         self._tokens: dict[str, int] = {}
+        self._others: dict[str, Any] = {}
         self.traits = Traits(
             name="memory",
             family="session",
@@ -39,7 +43,41 @@ class MemoryEngine:
             fences=True,
             survives_crash=True,
             wait="events",
+            abilities=("rwlock", "semaphore"),
         )
+
+    def sharing(self, mode: Mode, key: str) -> Any:
+        """The engine of read-write locks in this mode."""
+        return self._siblings()[mode]
+
+    def counting(self, key: str) -> Any:
+        """The engine of semaphores."""
+        return self._siblings()["semaphore"]
+
+    def _siblings(self) -> dict[str, Any]:
+        if not self._others:
+            from ._memory_entries import Lists, Modes, Permits
+
+            shared, counted = Lists(), Lists()
+            modes: tuple[Mode, ...] = ("read", "update", "write")
+            made: dict[str, Any] = {mode: Modes(shared, mode) for mode in modes}
+            # One step: threads may come here together.
+            self._others.setdefault("all", {**made, "semaphore": Permits(counted)})
+        siblings: dict[str, Any] = self._others["all"]
+        return siblings
+
+    def refuse_mix(self, key: str, kind: str, path: str) -> None:
+        """Locks of different kinds on one name would not exclude each other."""
+        if not kind or not (self._others or kind != "lock"):
+            return
+        others = {
+            "lock": [self],
+            "semaphore": [self._siblings()["semaphore"]],
+            "rwlock": [self._siblings()[mode] for mode in ("read", "update", "write")],
+        }
+        for other, engines in others.items():
+            if other != kind and any(known(engine, key) for engine in engines):
+                raise ValueError(f"{path} is used as a {other} in this process, so it cannot be a {kind}: name it anew")
 
     def claim(self, line: Line, owner: object, fair: bool) -> MemoryClaim:
         claim = MemoryClaim()
@@ -118,6 +156,12 @@ class MemoryEngine:
         return "" if self._grants.get(claim.line.key) is claim else "its entry is gone"
 
     def inspect(self, line: Line) -> Report:
+        siblings = self._others.get("all", {})
+        for kind in ("read", "semaphore"):
+            if kind in siblings:
+                report: Report = siblings[kind].inspect(line)
+                if report.holders or report.waiters:
+                    return report
         holder, _ = self.blame(line)
         return Report(line.resource, "memory", holders=(holder,) if holder else (), enforced=True)
 

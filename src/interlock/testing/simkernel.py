@@ -35,8 +35,8 @@ _FLOCK = struct.Struct("hhqqi4x")
 _GETLK, _SETLK, DUP, _UNLOCK = 36, 37, 1030, 8  # Linux's F_OFD_GETLK, F_OFD_SETLK, F_DUPFD_CLOEXEC, LOCK_UN
 _READ, _WRITE, _NONE = 0, 1, 2
 _END = (1 << 63) - 1
-MARKS = 1 << 59
-"""Below: locks of holders. From there to BASE: marks of those who wait to share."""
+NUMBERS, SHARES, MARKS = 1 << 56, 1 << 57, 1 << 59
+"""Of semaphores' slots, the end; what holders share and exclude with; and from MARKS on who waits."""
 
 _NOISE = 0
 """In a process's news: an event that concerns no watch."""
@@ -374,7 +374,8 @@ class SimKernel(World):
     def holders(self) -> set[int]:
         inode = self.get("name")
         holds = {owner[0] for owner, _ in self.get("flock", inode) or ()}
-        return holds | {owner[0] for owner, start, _, _ in self._ranges(inode) if start < MARKS}
+        ranges = [(owner[0], start) for owner, start, _, _ in self._ranges(inode)]
+        return holds | {process for process, start in ranges if start < NUMBERS or SHARES <= start < MARKS}
 
     def excused(self, one: int, other: int) -> bool:
         """The lock file was taken away from one of them while it had the lock."""

@@ -139,3 +139,14 @@ def kernel_lanes(
         return engine
 
     return make
+
+
+def kernel_slots(cls: type[Any] | None = None, ops: type[SimOps] = SimOps) -> Callable[[Memory], KernelEngine]:
+    """Makes the kernel engine's engine of semaphores."""
+    made = cls or import_module("...engines.kernel.slots", __name__).Slots
+
+    def make(memory: Memory) -> KernelEngine:
+        engine: KernelEngine = made(ops(memory.script), SimEvents(memory.script))
+        return engine
+
+    return make

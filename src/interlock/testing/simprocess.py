@@ -12,7 +12,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from .. import _deadline, _hold, _rwhold, lock, rwlock
+from .. import _deadline, _hold, _rwhold, lock, rwlock, semaphore
 from .._core import arbiter
 from .._core.acquire import acquire, run
 from .._core.arbiter import Line, Place
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     Patch = tuple[object, str, object]
 
 PATH = "/sim/lock"
-_LATE = ("interlock.engines.kernel.readwrite", "interlock.engines.kernel.slots", "interlock.semaphore")
-"""Not for every platform, or not always loaded."""
+_LATE = ("interlock.engines.kernel.readwrite", "interlock.engines.kernel.slots")
+"""Not for every platform."""
 
-_PATCHED = (arbiter, lock, rwlock, _hold, _rwhold, kernel, memory_module)
+_PATCHED = (arbiter, lock, rwlock, semaphore, _hold, _rwhold, kernel, memory_module)
 
 
 class Elsewhere:
@@ -395,6 +395,41 @@ def modes(
             its._resource = its._key = PATH
             for line in its._lines.values():
                 line.engine.blame = _nobody_knows
+            script.tell("begin")
+            run(live(script, its))
+
+    return program
+
+
+def permits(
+    engine: Callable[[Memory], Any],
+    number: int,
+    *,
+    kind: type[semaphore.Semaphore] | type[semaphore.AsyncSemaphore] = semaphore.Semaphore,
+    timeout: float | None = None,
+    fair: bool = False,
+    patches: Iterable[Patch] = (),
+) -> Callable[[Script], None]:
+    """A program: acquire a permit of so many, be inside, release."""
+    patches = tuple(patches)
+
+    async def live(script: Script, its: Any) -> None:
+        acquiring = its.acquire()
+        hold = await acquiring if issubclass(kind, semaphore.AsyncSemaphore) else acquiring
+        script.tell("enter", None, hold.slot)
+        script.tell("leave")
+        hold._let_go()
+
+    def program(script: Script) -> None:
+        memory = Memory(script)
+        io = SimIO(script)
+        with patched([*_surroundings(memory, io), *patches]):
+            its: Any = kind.__new__(kind)
+            its._timeout, its._fair, its._permits = _deadline.seconds(timeout), fair, number
+            its._blocks = []
+            its._resource = PATH
+            its._line = SimLine(engine(memory), memory)
+            its._line.engine.blame = _nobody_knows
             script.tell("begin")
             run(live(script, its))
 

@@ -157,10 +157,21 @@ class KernelEngine:
             self._siblings.setdefault(mode, LANES[mode](self.ops, self._events))
         return self._siblings[mode]
 
+    def counting(self, key: str) -> KernelEngine:
+        """The engine of semaphores; see `slots`."""
+        self._require_ranges(key, "a semaphore")
+        if "semaphore" not in self._siblings and sys.platform != "win32":
+            from .slots import Slots
+
+            self._siblings.setdefault("semaphore", Slots(self.ops, self._events))
+        return self._siblings["semaphore"]
+
     def _require_ranges(self, key: str, what: str) -> None:
-        if not self._queues(key):
+        primitive = "flock" if self.choice is None else self.choice.primitive
+        if not self._queues(key) or primitive not in ("flock", "local"):
             raise UnsupportedError(
-                f"{key}: {what} on a path needs Linux and a local filesystem; use Lock, or move the lock file"
+                f"{key}: {what} on a path needs Linux, a local filesystem and flock(2) there (the primitive here is "
+                f"{primitive}); use Lock, or move the lock file"
             )
 
     def claim(self, line: Line, owner: object, fair: bool) -> KernelClaim:
@@ -388,7 +399,9 @@ class KernelEngine:
     def _subscribe(self, io: IO, claim: KernelClaim, deadline: float) -> None:
         if deadline == FOREVER:
             for other in (*arbiter.turns.values(), *arbiter.granted):
-                if other is not claim and other.owner is claim.owner and _same_file(claim, other, self.ops):
+                if other is claim or other.owner is not claim.owner or not self._hinders(claim, other):
+                    continue
+                if _same_file(claim, other, self.ops):
                     raise DeadlockError(
                         f"{claim.line.resource} is the same file as {other.line.resource}, which this "
                         "thread or task holds: it would wait for itself for ever"
@@ -410,6 +423,9 @@ class KernelEngine:
         except OSError:  # no watches left, or no byte-range locks here: nap
             instance.unwatch(claim.wd, claim)
             claim.instance = None
+
+    def _hinders(self, claim: KernelClaim, other: Claim) -> bool:
+        return True
 
     def _enter(self, claim: KernelClaim, instance: Instance, parker: Parker) -> None:
         fd = claim.fd

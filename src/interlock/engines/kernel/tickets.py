@@ -71,6 +71,12 @@ def anybody_since(ops: Ops, fd: int, base: int, end: int) -> bool:
     return bool(ops.fcntl(fd, _GETLK, _FLOCK.pack(_WRITE, 0, base, end - base, 0))[0] != _NONE)
 
 
+def first_since(ops: Ops, fd: int, base: int, end: int) -> int | None:
+    """Where one of these ranges of others is, if there is any."""
+    found = ops.fcntl(fd, _GETLK, _FLOCK.pack(_WRITE, 0, base, end - base, 0))
+    return None if found[0] == _NONE else max(int(_FLOCK.unpack(found)[2]), base)
+
+
 def mark(ops: Ops, fd: int) -> None:
     """Let everybody see since when this lock is held. Gone with the last copy of the descriptor."""
     ops.fcntl(fd, _SETLK, _FLOCK.pack(_READ, 0, TAKEN + ops.boottime_ns(), 1, 0))
