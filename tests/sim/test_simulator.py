@@ -46,6 +46,7 @@ def test_merging_equal_states_loses_no_schedule(name: str) -> None:
 
 @pytest.mark.parametrize("name", SAME)
 def test_taking_private_steps_at_once_changes_no_verdict(name: str) -> None:
+    _explore(name).run()  # the first exploration of a process merges less
     eager, plain = _explore(name).run(), _explore(name, eager=False).run()
     print(f"{name}: {eager} / with a choice at every step: {plain}")
     assert not eager.broken
