@@ -379,7 +379,7 @@ def test_a_replaced_file_is_noticed(path: str) -> None:
 
 def test_where_there_is_no_queue_it_is_refused(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel.engine(), "_trusted", {os.path.dirname(os.path.realpath(path)): False})
-    with pytest.raises(UnsupportedError, match="needs Linux and a local filesystem"):
+    with pytest.raises(UnsupportedError, match="needs Linux, a local filesystem"):
         RWLock(path)
 
 
