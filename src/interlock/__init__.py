@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ._report import Party, Report
     from ._rwhold import AsyncRWHold, RWHold
     from ._statistics import Histogram, LockStatistics, Statistics, statistics
-    from .atomic import BuildError, once, publish, transform
+    from .atomic import BuildError, Fence, StaleTokenError, once, publish, transform
     from .lock import AsyncLock, AsyncRLock, Lock, RLock
     from .rwlock import AsyncRWLock, RWLock
     from .semaphore import AsyncSemaphore, AsyncSemaphoreHold, Semaphore, SemaphoreHold
@@ -51,6 +51,7 @@ __all__ = [
     "DeadlockError",
     "EngineError",
     "Event",
+    "Fence",
     "Histogram",
     "Hold",
     "Holds",
@@ -70,6 +71,7 @@ __all__ = [
     "Report",
     "Semaphore",
     "SemaphoreHold",
+    "StaleTokenError",
     "Statistics",
     "Timeout",
     "UnsafePathError",
@@ -98,7 +100,7 @@ _HOMES = {
     "_report": ("Party", "Report"),
     "_rwhold": ("AsyncRWHold", "RWHold"),
     "_statistics": ("Histogram", "LockStatistics", "Statistics", "statistics"),
-    "atomic": ("BuildError", "once", "publish", "transform"),
+    "atomic": ("BuildError", "Fence", "StaleTokenError", "once", "publish", "transform"),
     "lock": ("AsyncLock", "AsyncRLock", "Lock", "RLock"),
     "rwlock": ("AsyncRWLock", "RWLock"),
     "semaphore": ("AsyncSemaphore", "AsyncSemaphoreHold", "Semaphore", "SemaphoreHold"),

@@ -26,7 +26,8 @@ def publish(path: str | os.PathLike[str], data: bytes | str | Callable[[BinaryIO
 
     Raises what the function raises, and the kernel's `OSError`; then nothing was published, unless the error is of
     the last step, the sync of the directory. `UnsupportedError` where the filesystem has neither hard links nor a
-    rename that does not replace. """
+    rename that does not replace.
+    """
     target = resolved(path, follow=False)
     if isinstance(data, str):
         data = data.encode()

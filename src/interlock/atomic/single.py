@@ -57,7 +57,8 @@ def once(
     try again. Callers that come later do.
 
     Raises also `Timeout`, `DeadlockError` where `build` calls `once` for its own path, `FileNotFoundError` if `build`
-    made nothing, `LostError` if the lock was taken away and another one builds. """
+    made nothing, `LostError` if the lock was taken away and another one builds.
+    """
     target = resolved(path, follow=False)
     if os.path.lexists(target):
         return False

@@ -14,15 +14,17 @@ from .staging import READ, fsync_directory, make_directory, ops, resolved, stage
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Literal
+    from typing import Literal, TypeVar
 
     from .. import AsyncHold, Hold
     from .staging import Staged
 
+    T = TypeVar("T")
+
 _ACL = "system.posix_acl_access"
 
 
-class _Again(Exception):
+class Again(Exception):
     """Somebody else was at work: what was read may be old. Nothing was changed."""
 
 
@@ -55,55 +57,78 @@ def transform(
 
     Raises what `fn` raises, `Timeout`, `TypeError` for a result that is no content, `UnsafePathError` for what is not
     a regular file, and the kernel's `OSError`. Then nothing was changed, unless the error is of the last step, the
-    sync of the directory. """
+    sync of the directory.
+    """
     if owner not in ("keep", "mine"):
         raise ValueError(f"owner {owner!r} is neither 'keep' nor 'mine'")
     if hold is not None:
         hold.assert_held()
         try:
-            return _change(resolved(path, follow=True), fn, hold, owner)
-        except _Again:
+            return change(resolved(path, follow=True), fn, hold, owner=owner)
+        except Again:
             hold.assert_held()
             raise LostError(f"{path}: another writer was at work although {hold.resource} is held") from None
     limit = None if timeout is None else monotonic() + timeout
-    pause = 0.0
-    while True:
+
+    def attempt() -> bytes:
         target = resolved(path, follow=True)
         make_directory(os.path.dirname(target))
-        left = timeout if limit is None or not pause else max(limit - monotonic(), 0.0)
-        with Lock(target + ".lock", timeout=left) as own:
-            if resolved(path, follow=True) == target:
-                try:
-                    return _change(target, fn, own, owner)
-                except _Again:
-                    pass  # the lock is lost, or worth nothing here: it is the files beside the target that count
-        # Callers that disturb each other must not do so in step.
-        pause = min(2 * pause + 0.001, 0.1)
+        with Lock(target + ".lock", timeout=None if limit is None else max(limit - monotonic(), 0.0)) as own:
+            if resolved(path, follow=True) != target:
+                raise Again
+            return change(target, fn, own, owner=owner)
+
+    return repeated(attempt)
+
+
+def repeated(attempt: Callable[[], T]) -> T:
+    """Its result, however often it takes."""
+    pause = 0.001
+    while True:
+        try:
+            return attempt()
+        except Again:  # the lock is lost, or worth nothing here: it is the files beside the target that count
+            pass
+        # Those who disturb each other must not do so in step.
         sleep(pause * int.from_bytes(os.urandom(2), "big") / 0x10000)
+        pause = min(2 * pause, 0.1)
 
 
-def _change(
-    target: str, fn: Callable[[bytes | None], bytes | str], hold: Hold | AsyncHold, owner: Literal["keep", "mine"]
+def change(
+    target: str,
+    fn: Callable[[bytes | None], bytes | str],
+    hold: Hold | AsyncHold,
+    *,
+    owner: Literal["keep", "mine"] = "keep",
+    before_read: Callable[[], object] = int,
+    before_rename: Callable[[], object] = int,
 ) -> bytes:
+    """One attempt, by who has the lock of the target. Raises `Again`; else as `transform`.
+
+    What the two others raise ends it too. `before_read` is called between stage and sweep: whoever is found there has
+    staged its file before this call, or comes after it.
+    """
     existed = os.path.lexists(target)
     staged = stage(target, mode=0o600 if existed else 0o666)
     try:
+        before_read()
         sweep(target, keep=staged.name)  # between stage and read: see `staging`
         old = _Old.read(target)
         new = _content(fn(None if old is None else old.data))
         if old is not None and new == old.data:
             return new
         if existed != (old is not None):
-            raise _Again
+            raise Again
         staged.write(new)
         if old is not None:
             old.hand_down(staged, owner, target)
         ops.fsync(staged.fd)
+        before_rename()
         try:
             hold.assert_held()
             staged.replace(target)
         except (LostError, FileNotFoundError):
-            raise _Again from None
+            raise Again from None
     finally:
         staged.discard()
     fsync_directory(os.path.dirname(target))
