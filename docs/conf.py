@@ -20,6 +20,7 @@ autodoc_class_signature = "separated"
 nitpick_ignore_regex = [
     (r"py:.*", r".*(MeterProvider|TracerProvider)"),
     (r"py:.*", r"(AbstractAsyncContextManager|Claim|Path|BinaryIO)"),
+    (r"py:.*", r"(Every|Progress|Value)"),  # aliases of the catalogue
     (r"py:.*", r".*(Unset|TracebackType|PathLike|Literal|_BaseHold|_BaseLock|_UNSET|collections\.abc.*|Any).*"),
     (r"py:.*", r"(float|int|str|bool|None|type|optional|_?T|H|os\..*|Exception|TimeoutError|BaseException).*"),
 ]

@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interlock.catalogue import (
@@ -93,6 +93,7 @@ lists = st.lists(words, max_size=3).map(tuple)
     st.text(st.characters(categories=["L", "N", "P", "S", "Zs"]), min_size=1).filter(str.isprintable),
     st.lists(st.builds(Row, words, words, words, words, words, lists, words, lists, lists), max_size=4),
 )
+@settings(deadline=None)
 def test_every_page_comes_back_as_it_was(title: str, ref: str, some: list[Row]) -> None:
     made = Page(title, ref, tuple(some))
     text = made.render()
@@ -103,6 +104,7 @@ def test_every_page_comes_back_as_it_was(title: str, ref: str, some: list[Row]) 
 
 
 @given(st.integers(0, len(SEED) - 1), st.characters(codec="ascii"))
+@settings(deadline=None)
 def test_a_page_that_was_changed_is_refused_or_says_so(where: int, char: str) -> None:
     text = SEED[:where] + char + SEED[where + 1 :]
     try:

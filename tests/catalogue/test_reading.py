@@ -211,6 +211,7 @@ shaped = st.recursive(
 
 
 @given(shaped)
+@settings(deadline=None)
 def test_any_record_is_a_node_or_an_error(item: Any) -> None:
     try:
         Builder().node("key", item)
@@ -238,7 +239,7 @@ def mutated(draw: st.DrawFn) -> Any:
 
 
 @given(mutated())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_is_read_can_be_shown(tmp_path: Path, item: Any) -> None:
     path = tmp_path / "x.json"
     path.write_text(json.dumps({"database": {"version": "8", "installs": {"k": item}}}))
@@ -257,7 +258,7 @@ def test_whatever_is_read_can_be_shown(tmp_path: Path, item: Any) -> None:
 
 
 @given(st.data())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_are_an_index_or_one_error(data: st.DataObject) -> None:
     text = bytearray(GOOD)
     for _ in range(data.draw(st.integers(1, 4))):

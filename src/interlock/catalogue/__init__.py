@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from .check import KINDS, Finding, Report, check
+from .check import KINDS, CheckReport, Finding, check
 from .differing import Difference, difference
 from .export import as_dict, package_dict, packages_list
 from .groups import Group, groups
@@ -25,6 +25,7 @@ __all__ = [
     "PROFILES",
     "Catalogue",
     "CatalogueError",
+    "CheckReport",
     "Dependency",
     "Difference",
     "Finding",
@@ -33,7 +34,6 @@ __all__ = [
     "Node",
     "NotFoundError",
     "Page",
-    "Report",
     "Row",
     "Source",
     "add_sizes",

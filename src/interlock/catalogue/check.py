@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from .sources import Blob, Source
 
-__all__ = ["KINDS", "Finding", "Report", "check"]
+__all__ = ["KINDS", "CheckReport", "Finding", "check"]
 
 KINDS = {
     "unreadable": "a source that cannot be read",
@@ -62,7 +62,7 @@ class Finding:
 
 
 @dataclass
-class Report:
+class CheckReport:
     """What `check` found."""
 
     findings: list[Finding] = field(default_factory=list)
@@ -89,7 +89,7 @@ def check(
     contents: bool = True,
     ignore: Iterable[str] = (),
     progress: Callable[[str, int], None] | None = None,
-) -> Report:
+) -> CheckReport:
     """Check labelled sources against each other and mirrors against their blobs.
 
     With `contents=False` blobs are not read: only that they are there, and how long they are. `ignore` names kinds
@@ -116,7 +116,7 @@ def spec_hash(spec: dict[str, Any]) -> str:
 
 class _Checker:
     def __init__(self, contents: bool, progress: Callable[[str, int], None] | None) -> None:
-        self.report = Report()
+        self.report = CheckReport()
         self.catalogue = Catalogue()
         self._contents = contents
         self._progress = progress

@@ -47,6 +47,8 @@ def read(
     builder = Builder()
     for source in found:
         add_source(catalogue, source, builder, skip_damaged, every, progress)
+    if ROOT in catalogue.indexes:
+        catalogue.packages()  # so that the first page costs no more than the others
     return catalogue
 
 

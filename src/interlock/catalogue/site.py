@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     import jinja2
+    from markupsafe import Markup
 
 __all__ = ["file_name", "human", "visible", "write_site"]
 
@@ -158,6 +159,7 @@ class _Site:
         self._names = sorted(self._records)
         self._number = {name: number for number, name in enumerate(self._names)}
         self._parameters = lru_cache(maxsize=None)(self._parameter_texts)
+        self._code = lru_cache(maxsize=None)(self._templates.from_string("<code>{{ text }}</code>").render)
 
     def write(self, progress: Callable[[int], None] | None) -> int:
         packages = self._catalogue.packages()
@@ -224,7 +226,7 @@ class _Site:
             groups=shown,
             facets=facets.useful(),
             common=common,
-            special=lambda group: [text for text in group.variants if text not in common],
+            special=lambda group: self._codes([text for text in group.variants if text not in common]),
             opened=len(nodes) <= OPEN_ROWS,
             size_of=lambda node: human(self._catalogue.sizes.get(node.hash)),
             bytes_of=lambda node: self._catalogue.sizes.get(node.hash, 0),
@@ -235,6 +237,12 @@ class _Site:
     def _facets_of(self, group: Group, facets: _Facets) -> str:
         numbers = facets.add(len(group.nodes), Version=[group.version], Variant=group.variants, **_values(group))
         return " ".join(map(str, sorted(numbers)))
+
+    def _codes(self, texts: list[str]) -> Markup:
+        """Texts as HTML: a million times the same few."""
+        from markupsafe import Markup
+
+        return Markup(" ".join([self._code(text=text) for text in texts]))  # noqa: S704 - the template escaped them
 
     def _version_of(self, dependency: Dependency) -> str:
         node = self._catalogue.nodes.get(dependency.hash)

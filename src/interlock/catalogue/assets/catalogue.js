@@ -39,7 +39,7 @@ const catalogue = (() => {
       else if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
       else made.setAttribute(name, value);
     }
-    made.append(...children.filter((child) => child !== null && child !== undefined));
+    made.append(...children.filter((child) => child !== null));
     return made;
   }
   const plural = (count, word, many = word + "s") => count.toLocaleString("en") + " " + (count === 1 ? word : many);
@@ -285,16 +285,21 @@ const catalogue = (() => {
       return parts.join(" ");
     }
     function draw(found, left, right) {
-      const lines = [];
+      const lines = [], blocks = new Map(); // causes that differ in exactly the same are one block
       for (const cause of found.causes) {
         const changes = [...cause.changes];
         cause.only_left.forEach((entry) => changes.push(["only in A", label(entry), ""]));
         cause.only_right.forEach((entry) => changes.push(["only in B", "", label(entry)]));
+        const key = JSON.stringify(changes);
+        if (!blocks.has(key)) blocks.set(key, { changes, causes: [] });
+        blocks.get(key).causes.push(cause);
+      }
+      for (const { changes, causes } of blocks.values()) {
+        const who = causes.flatMap(({ name, path }) => [el("b", {}, name), path.length > 1 ? el("span", {}, path.join(" › ")) : null]);
         changes.forEach(([what, one, other], at) => {
-          const who = at ? [] : [el("b", {}, cause.name)];
-          if (!at && cause.path.length > 1) who.push(el("span", {}, cause.path.join(" › ")));
-          lines.push(el("tr", { class: at ? "" : "first", "data-cause": cause.path.join("/") },
-            el("td", { class: "who" }, ...who), el("td", { class: "attr" }, what), el("td", { class: "l" }, one || "–"), el("td", { class: "r" }, other || "–")));
+          lines.push(el("tr", { class: at ? "" : "first" },
+            at ? null : el("td", { class: "who", rowspan: changes.length }, ...who),
+            el("td", { class: "attr" }, what), el("td", { class: "l" }, one || "–"), el("td", { class: "r" }, other || "–")));
         });
       }
       const table = lines.length ? el("table", { class: "d-table" },
