@@ -43,10 +43,13 @@ def canonical(path: str) -> str:
     return os.path.join(resolved, name)
 
 
-def lock_path(path: str) -> str:
-    """`canonical`, of a path that names a file; for others, what the kernel would say."""
+def lock_path(path: str, looks_first: bool = True) -> str:
+    """`canonical`, of a path that names a file; for others, what the kernel would say, or Python: that names the call
+    which meets a NUL, the look at what stands there or the opening."""
     if "\0" in path:
-        raise ValueError("embedded null byte")
+        if looks_first:
+            os.lstat(path)
+        os.open(path, os.O_RDONLY)
     resolved = canonical(path)
     if resolved.endswith(os.sep):
         number = errno.EISDIR if path else errno.ENOENT

@@ -115,7 +115,7 @@ class EngineLock(BaseFileLock):
         if sys.platform != "win32" and fcntl.flock is not _flock:
             return None
         if line is None:
-            if self._twin is not None or _is_marked(lock_path(self.lock_file)):
+            if self._twin is not None or _is_marked(lock_path(self.lock_file, looks_first=False)):
                 return None
             line = self._find_line()
         claim: Claim = line.engine.claim_type()
@@ -138,7 +138,7 @@ class EngineLock(BaseFileLock):
 
     def _find_line(self) -> Line:
         given = self.lock_file
-        path = lock_path(given)
+        path = lock_path(given, looks_first=False)
         line = line_for(engine_at(path), path, given)
         if path == given and line.engine is kernel.engine():
             self._line = line
@@ -153,7 +153,7 @@ class EngineLock(BaseFileLock):
             return self._twin._stake(io, context, poll_interval, None)
         if not self._by_engine:
             return super()._stake(io, context, poll_interval, None)
-        if _is_marked(lock_path(context.lock_file)):
+        if _is_marked(lock_path(context.lock_file, looks_first=False)):
             return self._become_soft()._stake(io, context, poll_interval, None)
         return self._engine_stake(io, context, poll_interval, claim)
 
