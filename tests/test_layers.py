@@ -29,7 +29,7 @@ LAYERS = (
     {"engines"},
     {
         "_choice", "_probe", "_target", "_hold", "_rwhold", "_loss", "_inspect",
-        "lock", "rwlock", "semaphore", "together",
+        "lock", "rwlock", "semaphore", "together", "_order",
         "_observe", "_record", "_statistics", "otel",
         "_filelock", "filelock",
     },  # shells

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ._inspect import inspect
     from ._observe import Event, Observation, observe
     from ._probe import Probe, probe
+    from ._order import LockOrderWarning, check_order
     from ._report import Party, Report
     from ._rwhold import AsyncRWHold, RWHold
     from ._statistics import Histogram, LockStatistics, Statistics, statistics
@@ -57,6 +58,7 @@ __all__ = [
     "Holds",
     "Lock",
     "LockError",
+    "LockOrderWarning",
     "LockStatistics",
     "Loss",
     "LostError",
@@ -79,6 +81,7 @@ __all__ = [
     "__version__",
     "acquire_all",
     "acquire_all_async",
+    "check_order",
     "inspect",
     "observe",
     "once",
@@ -97,6 +100,7 @@ _HOMES = {
     "_inspect": ("inspect",),
     "_probe": ("Probe", "probe"),
     "_observe": ("Event", "Observation", "observe"),
+    "_order": ("LockOrderWarning", "check_order"),
     "_report": ("Party", "Report"),
     "_rwhold": ("AsyncRWHold", "RWHold"),
     "_statistics": ("Histogram", "LockStatistics", "Statistics", "statistics"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from os import fspath
+from os import environ, fspath
 from time import monotonic
 
 from ._core.acquire import acquire, run
@@ -394,3 +394,9 @@ def _reenter(kind: type[H], claim: Claim) -> H | None:
         hold._claim = claim
         return hold
     return None
+
+
+if environ.get("INTERLOCK_CHECK_ORDER", "0") != "0":
+    from ._order import check_order
+
+    check_order()

@@ -54,10 +54,12 @@ def table(report: Report) -> str:
         return plain(f"{report.resource}: nobody holds it, nobody waits{hint}")
     rows.insert(0, _COLUMNS)
     widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS) - 1)]
-    return "\n".join(
-        plain("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]))
+    lines = [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])
         for row in rows
-    )
+    ]
+    lines += [report.facts["cycle"]] if "cycle" in report.facts else []
+    return "\n".join(plain(line) for line in lines)
 
 
 def _row(state: str, party: Party) -> tuple[str, ...]:

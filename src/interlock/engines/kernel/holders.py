@@ -26,7 +26,7 @@ from ..._core.arbiter import turns
 from ..._errors import UnsafePathError
 from ..._identity import names
 from ..._report import Party, Report
-from . import proc, tickets
+from . import cycles, proc, tickets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def report(traits: Traits, line: Line) -> Report:
         if entries is None or entries:
             seen[pid] = entries
     holders, waiters = parties(table, seen, _claims(line.key))
+    cycle = cycles.told(line.key, status.st_ino)
     return Report(
         line.resource,
         traits.name,
@@ -68,6 +69,7 @@ def report(traits: Traits, line: Line) -> Report:
         waiters=waiters,
         enforced=True,
         complete=os.geteuid() == 0,
+        facts={"cycle": cycle} if cycle else {},
     )
 
 
@@ -136,7 +138,8 @@ def blame(line: Line) -> tuple[Party | None, str]:
         for entry in lockers:
             pid = entry.pid
             if pid > 0 and os.path.exists(f"/proc/{pid}") and locks_of(pid, status) != ():
-                return _holder(pid, _taken(table), mode=_mode(entry)), ""
+                hint = cycles.told(line.key, status.st_ino, os.getpid())
+                return _holder(pid, _taken(table), mode=_mode(entry)), hint
         for pid in proc.processes():
             for entry in locks_of(pid, status) or ():
                 if entry.flock:

@@ -1,0 +1,182 @@
+"""`check_order`: finds two orders in which locks are taken, before two threads or processes meet in them.
+
+Theory of operation
+-------------------
+Who waits for B while holding A, makes an edge from A to B. A cycle of edges means that there is a timing in which
+everybody waits for ever, also if it has never happened: the usual test runs the two orders one after the other. Each
+edge keeps the stack of its first time. An edge is made before the wait, so a timeout or a deadlock does not hide it;
+an attempt that does not wait makes none.
+
+What is held is read from the process's own table of grants. While it is off, nothing is in the way: switching it on
+replaces the verbs of the locks' classes, switching it off puts them back.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import traceback
+import warnings
+from dataclasses import dataclass
+from importlib import import_module
+from os.path import dirname
+
+from ._core.arbiter import turns
+from ._identity import me
+from ._io import running
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+    from typing import Any
+
+    from ._core.arbiter import Line
+
+__all__ = ["LockOrderWarning", "check_order"]
+
+_VERBS = (("lock", "Lock", "acquire"), ("lock", "Lock", "__enter__"), ("lock", "AsyncLock", "acquire"))
+"""Whatever may wait. Re-entrant locks, and `with` on async ones, come by these, too."""
+
+_LIMIT = 10_000
+"""Edges that are remembered; a program that makes up names of locks would remember them all."""
+
+_FRAMES = 12
+_HERE = dirname(__file__)
+
+
+class LockOrderWarning(UserWarning):
+    """Locks were taken in two orders that can deadlock; the text has the stacks of both."""
+
+
+@dataclass(frozen=True)
+class _Edge:
+    """`second` was asked for while `first` was held."""
+
+    first: str
+    second: str
+    thread: str
+    stack: traceback.StackSummary
+
+    def __str__(self) -> str:
+        frames = "".join(self.stack.format())
+        return f"{self.second} while holding {self.first}, in thread {self.thread}:\n{frames}"
+
+
+_edges: dict[tuple[str, str], dict[tuple[str, str], _Edge]] = {}
+_count = 0
+_replaced: dict[tuple[str, str, str], tuple[Any, Any]] = {}
+
+
+def check_order(enabled: bool = True) -> None:
+    """Warn (`LockOrderWarning`, with both stacks, once for each pair) when locks are taken in two orders that can
+    deadlock, in whichever threads and tasks of this process; `False` ends it, and forgets.
+
+    It sees the locks of this package that are waited for while another one is held: an attempt with `timeout=0` and
+    `try_acquire` cannot deadlock. Only this process's orders are compared, but an inversion found here is one for all
+    processes that run the same code. With warnings as errors the acquire raises it, and nothing is taken. For a whole
+    program: set the environment variable `INTERLOCK_CHECK_ORDER=1`. While on, each acquire costs some microseconds.
+    """
+    global _count
+    if enabled:
+        for place in _VERBS:
+            if place not in _replaced:
+                _replace(*place)
+        return
+    for (home, kind, verb), (own, ours) in list(_replaced.items()):
+        owner = getattr(import_module("." + home, __package__), kind)
+        if owner.__dict__[verb] is ours:
+            setattr(owner, verb, own)
+        del _replaced[home, kind, verb]
+    _edges.clear()
+    _count = 0
+
+
+def _replace(home: str, kind: str, verb: str) -> None:
+    owner = getattr(import_module("." + home, __package__), kind)
+    own: Callable[..., Any] = owner.__dict__[verb]
+    place = home, kind, verb
+
+    def enter(lock: Any) -> Any:
+        if place in _replaced:  # else somebody has wrapped this one, and it could not be put back
+            _asks(lock, me.token, lock._timeout)
+        return own(lock)
+
+    def acquire(lock: Any, *args: Any, **options: Any) -> Any:
+        if place in _replaced:
+            _asks(lock, me.token, *args, **options)
+        return own(lock, *args, **options)
+
+    async def acquire_async(lock: Any, *args: Any, **options: Any) -> Any:
+        if place in _replaced:
+            _asks(lock, running().owner(), *args, **options)
+        return await own(lock, *args, **options)
+
+    ours: Any = enter if verb == "__enter__" else acquire_async if kind.startswith("Async") else acquire
+    ours.__name__, ours.__qualname__, ours.__doc__ = own.__name__, own.__qualname__, own.__doc__
+    _replaced[place] = own, ours
+    setattr(owner, verb, ours)
+
+
+def _asks(lock: Any, owner: object, timeout: Any = None) -> None:
+    """This thread or task is going to wait for `lock`."""
+    global _count
+    if timeout == 0:
+        return
+    line: Line = lock._line
+    held = [other for other, claim in list(turns.items()) if claim.owner is owner and claim.since]
+    if not held or line in held:  # and who re-enters does not wait
+        return
+    mine = _name(line)
+    for other in held:
+        known = _edges.setdefault(_name(other), {})
+        if mine in known or _count >= _LIMIT:
+            continue
+        thread = threading.current_thread().name
+        edge = known[mine] = _Edge(other.resource, lock.resource, thread, _stack())
+        _count += 1
+        back = _path(mine, _name(other))
+        if back:
+            _warn(edge, back)
+
+
+def _name(line: Line) -> tuple[str, str]:
+    return line.engine.traits.name, line.key
+
+
+def _path(start: tuple[str, str], end: tuple[str, str]) -> list[_Edge]:
+    """The edges that lead from one lock to another; breadth first, so that it is the shortest way."""
+    ways: dict[tuple[str, str], list[_Edge]] = {start: []}
+    queue = [start]
+    for here in queue:
+        for there, edge in list(_edges.get(here, {}).items()):
+            if there not in ways:
+                ways[there] = [*ways[here], edge]
+                queue.append(there)
+            if there == end:
+                return ways[there]
+    return []
+
+
+def _warn(edge: _Edge, back: list[_Edge]) -> None:
+    text = (
+        f"{edge.second} is taken while {edge.first} is held, and elsewhere the other way round: two that do both at "
+        f"once wait for each other for ever. Take them in one order, or with acquire_all.\n\nNow {edge}"
+    )
+    text += "".join(f"\nBefore, {earlier}" for earlier in back)
+    frame = _caller()
+    where = (frame.f_code.co_filename, frame.f_lineno) if frame is not None else ("<unknown>", 0)
+    warnings.warn_explicit(text, LockOrderWarning, *where)
+
+
+def _caller() -> FrameType | None:
+    """The innermost frame that is not this package's."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and dirname(frame.f_code.co_filename).startswith(_HERE):
+        frame = frame.f_back
+    return frame
+
+
+def _stack() -> traceback.StackSummary:
+    frames = list(traceback.walk_stack(_caller()))[:_FRAMES]
+    return traceback.StackSummary.extract(iter(reversed(frames)), lookup_lines=False)
