@@ -177,6 +177,25 @@ def test_tasks_are_owners_of_their_own() -> None:
     assert f"{B} while holding {A}" in text
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="read-write locks on paths need Linux")
+def test_read_write_locks_count(tmp_path: Path) -> None:
+    one, other = (interlock.RWLock(tmp_path / f"{letter}.lock") for letter in "ab")
+    with said() as texts:
+        with one.read(), other.write():
+            pass
+        with other.read():
+            hold = one.try_write()
+            assert hold is not None
+            hold.release()
+            one.write(timeout=0).release()
+    assert texts == []
+    with said() as texts:
+        with other.read(), one.read():
+            pass
+    (text,) = texts
+    assert f"{one.resource} while holding {other.resource}" in text
+
+
 def test_as_an_error_it_is_raised_and_nothing_is_taken() -> None:
     first_this_way()
     with warnings.catch_warnings():

@@ -228,6 +228,32 @@ def test_crossing_orders_never_deadlock(names: list[str]) -> None:
     assert count[0] == 6 * rounds
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="read-write locks on paths need Linux")
+def test_read_write_locks_by_their_verbs(names: list[str]) -> None:
+    one, other = interlock.RWLock(names[0]), interlock.RWLock(names[1])
+    with interlock.acquire_all([other.read, one.write, Lock(names[2])], timeout=5) as holds:
+        assert (one.held, other.held) == ("write", "read")
+        assert holds[0].resource == names[1]
+        with pytest.raises(Timeout):
+            interlock.acquire_all([Lock("memory://#z"), other.write], timeout=0)
+    assert (one.held, other.held) == (None, None)
+    with pytest.raises(TypeError, match=r"rwlock\.read, not"):
+        interlock.acquire_all([one])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="same resource"):
+        interlock.acquire_all([one.read, one.write])
+    with pytest.raises(ValueError, match="same resource"):
+        interlock.acquire_all([one.read, Lock(names[0])])
+
+    async def main() -> None:
+        write, read = interlock.AsyncRWLock(names[0]).write, interlock.AsyncRWLock(names[1]).read
+        async with await interlock.acquire_all_async([write, read], timeout=5) as held:
+            assert (one.held, other.held) == ("write", "read")
+            assert held.held
+        assert (one.held, other.held) == (None, None)
+
+    asyncio.run(main())
+
+
 # ---- tasks
 
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from ._hold import AsyncHold, Hold, Loss
     from ._inspect import inspect
     from ._observe import Event, Observation, observe
-    from ._probe import Probe, probe
     from ._order import LockOrderWarning, check_order
+    from ._probe import Probe, probe
     from ._report import Party, Report
     from ._rwhold import AsyncRWHold, RWHold
     from ._statistics import Histogram, LockStatistics, Statistics, statistics

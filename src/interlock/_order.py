@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from os.path import dirname
 
-from ._core.arbiter import turns
+from ._core.arbiter import granted, turns
 from ._identity import me
 from ._io import running
 
@@ -31,12 +31,16 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
-    from ._core.arbiter import Line
-
 __all__ = ["LockOrderWarning", "check_order"]
 
-_VERBS = (("lock", "Lock", "acquire"), ("lock", "Lock", "__enter__"), ("lock", "AsyncLock", "acquire"))
-"""Whatever may wait. Re-entrant locks, and `with` on async ones, come by these, too."""
+_VERBS = (
+    ("lock", "Lock", "acquire"),
+    ("lock", "Lock", "__enter__"),
+    ("lock", "AsyncLock", "acquire"),
+    ("rwlock", "RWLock", "_acquire"),
+    ("rwlock", "AsyncRWLock", "_acquire"),
+)
+"""Whatever may wait. Re-entrant locks, `with` on async ones, and all modes of read-write locks come by these."""
 
 _LIMIT = 10_000
 """Edges that are remembered; a program that makes up names of locks would remember them all."""
@@ -63,7 +67,7 @@ class _Edge:
         return f"{self.second} while holding {self.first}, in thread {self.thread}:\n{frames}"
 
 
-_edges: dict[tuple[str, str], dict[tuple[str, str], _Edge]] = {}
+_edges: dict[str, dict[str, _Edge]] = {}
 _count = 0
 _replaced: dict[tuple[str, str, str], tuple[Any, Any]] = {}
 
@@ -97,6 +101,8 @@ def _replace(home: str, kind: str, verb: str) -> None:
     own: Callable[..., Any] = owner.__dict__[verb]
     place = home, kind, verb
 
+    skip = verb == "_acquire"  # its first argument is the mode
+
     def enter(lock: Any) -> Any:
         if place in _replaced:  # else somebody has wrapped this one, and it could not be put back
             _asks(lock, me.token, lock._timeout)
@@ -104,12 +110,12 @@ def _replace(home: str, kind: str, verb: str) -> None:
 
     def acquire(lock: Any, *args: Any, **options: Any) -> Any:
         if place in _replaced:
-            _asks(lock, me.token, *args, **options)
+            _asks(lock, me.token, *args[skip:], **options)
         return own(lock, *args, **options)
 
     async def acquire_async(lock: Any, *args: Any, **options: Any) -> Any:
         if place in _replaced:
-            _asks(lock, running().owner(), *args, **options)
+            _asks(lock, running().owner(), *args[skip:], **options)
         return await own(lock, *args, **options)
 
     ours: Any = enter if verb == "__enter__" else acquire_async if kind.startswith("Async") else acquire
@@ -123,30 +129,27 @@ def _asks(lock: Any, owner: object, timeout: Any = None) -> None:
     global _count
     if timeout == 0:
         return
-    line: Line = lock._line
-    held = [other for other, claim in list(turns.items()) if claim.owner is owner and claim.since]
-    if not held or line in held:  # and who re-enters does not wait
+    held = [claim.line for claim in (*list(turns.values()), *list(granted)) if claim.owner is owner and claim.since]
+    if not held:
         return
-    mine = _name(line)
+    mine: str = (lock._line if hasattr(lock, "_line") else lock._reading).key
+    if any(other.key == mine for other in held):  # who re-enters does not wait; of others the lock itself complains
+        return
     for other in held:
-        known = _edges.setdefault(_name(other), {})
+        known = _edges.setdefault(other.key, {})
         if mine in known or _count >= _LIMIT:
             continue
         thread = threading.current_thread().name
         edge = known[mine] = _Edge(other.resource, lock.resource, thread, _stack())
         _count += 1
-        back = _path(mine, _name(other))
+        back = _path(mine, other.key)
         if back:
             _warn(edge, back)
 
 
-def _name(line: Line) -> tuple[str, str]:
-    return line.engine.traits.name, line.key
-
-
-def _path(start: tuple[str, str], end: tuple[str, str]) -> list[_Edge]:
+def _path(start: str, end: str) -> list[_Edge]:
     """The edges that lead from one lock to another; breadth first, so that it is the shortest way."""
-    ways: dict[tuple[str, str], list[_Edge]] = {start: []}
+    ways: dict[str, list[_Edge]] = {start: []}
     queue = [start]
     for here in queue:
         for there, edge in list(_edges.get(here, {}).items()):

@@ -3,7 +3,7 @@
 Theory of operation
 -------------------
 Two callers that take the same locks in two orders can wait for each other for ever. So the locks are sorted by what
-they lock (engine, canonical key), which is the same order in every process that calls the same places by the same
+they lock (the canonical key), which is the same order in every process that calls the same places by the same
 names, and taken one after the other until one deadline. Whatever ends that before the last (timeout, error,
 KeyboardInterrupt, cancellation) gives back what was taken, last first.
 
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     class AsyncLockable(Protocol):
         def acquire(self, timeout: float | None = ...) -> Awaitable[AsyncHold]: ...
 
-
-_COROUTINE = 0x80  # inspect.CO_COROUTINE: importing that module costs more than the locks
 
 __all__ = ["AsyncHolds", "Holds", "acquire_all", "acquire_all_async"]
 
@@ -109,7 +107,7 @@ class _Request:
         self.verb: Any = getattr(item, "acquire", item)
         self.lock: Any = getattr(self.verb, "__self__", None)
         self.place = place
-        line = getattr(self.lock, "_line", None)
+        line = getattr(self.lock, "_line", None) or getattr(self.lock, "_reading", None)  # of a read-write lock
         if line is None or not callable(self.verb):
             raise TypeError(
                 f"acquire_all takes locks and their verbs (lock, rwlock.read, not rwlock.read()), not {item!r}"
@@ -120,24 +118,24 @@ class _Request:
 def _requests(locks: Iterable[Any], *, tasks: bool) -> list[_Request]:
     requests = [_Request(item, place) for place, item in enumerate(locks)]
     for request in requests:
-        if _is_async(request.verb) != tasks:
+        if _is_async(request.lock) != tasks:
             raise TypeError(f"{request.lock!r} is for {'acquire_all' if tasks else 'acquire_all_async'}")
     requests.sort(key=_rank)
     for one, other in pairwise(requests):
-        if one.line is other.line and not (_reentrant(one) and _reentrant(other)):
+        if one.line.key == other.line.key and not (_reentrant(one) and _reentrant(other)):
             raise ValueError(
                 f"{one.lock.resource} and {other.lock.resource} are the same resource: it would wait for itself"
             )
     return requests
 
 
-def _rank(request: _Request) -> tuple[str, str]:
-    return request.line.engine.traits.name, request.line.key
+def _rank(request: _Request) -> str:
+    return request.line.key
 
 
-def _is_async(verb: Any) -> bool:
-    code = getattr(getattr(verb, "__func__", verb), "__code__", None)
-    return code is not None and bool(code.co_flags & _COROUTINE)
+def _is_async(lock: Any) -> bool:
+    """Is it one of the async twins (or derived from one)?"""
+    return any(kind.__name__.startswith("Async") for kind in type(lock).__mro__)
 
 
 def _reentrant(request: _Request) -> bool:

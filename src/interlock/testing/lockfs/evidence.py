@@ -47,6 +47,7 @@ _REFUSALS = ("UnsupportedError", "UnsafePathError", "EngineError", "ProtocolErro
 def places() -> dict[str, str]:
     """Every filesystem of the harness, and what it is."""
     found = {name: mode.plays for name, mode in MODES.items()}
+    found["glusterfs"] = "a network filesystem that keeps its word, and is called fuse.glusterfs"
     found["errno-524"] = "Lustre clients whose flock says ENOTSUPP, 524 (by a filter on system calls)"
     found |= dict.fromkeys(DISKS, "the real one, at two places by a bind mount")
     found["read-only"] = "ext4 remounted read-only; there is no lock file yet"
@@ -71,9 +72,10 @@ def mounted(place: str) -> Iterator[list[str]]:
                 read_only(*paths)
             yield paths
             return
-        mode = MODES["coherent" if place == "errno-524" else place]
+        mode = MODES.get(place, MODES["coherent"])
+        kind = "fuse.glusterfs" if place == "glusterfs" else "fuse.lockfs"
         fs = stack.enter_context(LockFS(os.path.join(where, "disk")))
-        yield [fs.mount(os.path.join(where, name), mode).path for name in ("one", "two")]
+        yield [fs.mount(os.path.join(where, name), mode, kind=kind).path for name in ("one", "two")]
 
 
 # ---- one trial
@@ -125,10 +127,10 @@ def measure(
     *,
     holds: int,
     beside: int,
-    seconds: float,
+    seconds: tuple[float, float],
     say: Callable[[str], object],
 ) -> list[dict[str, Any]]:
-    """`holds` for interlock's `auto`, `beside` for everybody else, each at most `seconds` long."""
+    """`holds` for interlock's `auto`, `beside` for everybody else, at most `seconds` (auto, others) each."""
     with suppress(ImportError):
         import_module("filelock")  # once, and not in every contender
     import_module("interlock.lock")
@@ -142,7 +144,8 @@ def measure(
             want = 400 if kind == CONTROL else holds if kind == "auto" else beside
             if kind == CONTROL and place == "read-only":
                 continue  # nobody gets in there at all
-            result = trial(place, kind, holds=want, kill_every=0 if kind == CONTROL else 200, seconds=seconds)
+            limit = seconds[kind != "auto"]
+            result = trial(place, kind, holds=want, kill_every=0 if kind == CONTROL else 200, seconds=limit)
             row = {"place": place, "kind": kind, "verdict": verdict(result), "wanted": want, **asdict(result)}
             rows.append(row)
             say(f"{place:15} {kind:13} {_cell(row)}  {row['seconds']:.1f} s  {row['first_error'][:100]}")
@@ -224,7 +227,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m interlock.testing.lockfs.evidence", description=__doc__)
     parser.add_argument("--holds", type=int, default=2000, help="for interlock's auto (default: %(default)s)")
     parser.add_argument("--beside", type=int, default=1000, help="for all the other kinds (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=60, help="for each trial at most (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=60, help="for auto at most (default: %(default)s)")
+    parser.add_argument("--beside-seconds", type=float, default=20, help="for others at most (default: %(default)s)")
     parser.add_argument("--places", nargs="+", choices=list(everywhere), default=list(everywhere), metavar="NAME")
     others = [kind for kind in KINDS if kind != CONTROL]
     parser.add_argument("--kinds", nargs="+", choices=others, default=others, metavar="KIND")
@@ -234,7 +238,12 @@ def main() -> int:
     facts = {"interlock": _version("interlock"), "filelock": _version("filelock"),
              "python": platform.python_version(), "kernel": platform.release()}  # fmt: skip
     rows = measure(
-        options.places, options.kinds, holds=options.holds, beside=options.beside, seconds=options.seconds, say=_say
+        options.places,
+        options.kinds,
+        holds=options.holds,
+        beside=options.beside,
+        seconds=(options.seconds, options.beside_seconds),
+        say=_say,
     )
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
