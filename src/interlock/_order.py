@@ -37,6 +37,7 @@ _VERBS = (
     ("lock", "Lock", "acquire"),
     ("lock", "Lock", "__enter__"),
     ("lock", "AsyncLock", "acquire"),
+    ("rwlock", "RWLock", "read"),
     ("rwlock", "RWLock", "_acquire"),
     ("rwlock", "AsyncRWLock", "_acquire"),
 )

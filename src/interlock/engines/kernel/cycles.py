@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from dataclasses import dataclass
 
 from . import proc, tickets
@@ -20,6 +21,8 @@ from . import proc, tickets
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .proc import Entry
+
+assert sys.platform != "win32"
 
 
 @dataclass(frozen=True)

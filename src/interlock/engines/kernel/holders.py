@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 import time
 from dataclasses import replace
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from ..._core.arbiter import Line
     from ..._model import Claim, Traits
     from .proc import Entry
+
+assert sys.platform != "win32"
 
 _MARKS = ((1 << 60, "update"), (1 << 59, "read"))
 """Where waiting updaters and readers of a read-write lock have their marks: + the time of arrival."""
