@@ -196,6 +196,19 @@ def test_read_write_locks_count(tmp_path: Path) -> None:
     assert f"{one.resource} while holding {other.resource}" in text
 
 
+def test_semaphores_count() -> None:
+    permit = interlock.Semaphore("memory://#order-permits", 2)
+    with said() as texts:
+        with permit.acquire(), Lock(A):
+            pass
+        with permit.acquire(), permit.acquire():
+            pass
+        with Lock(A), permit.acquire():
+            pass
+    (text,) = texts
+    assert f"memory://#order-permits while holding {A}" in text
+
+
 def test_as_an_error_it_is_raised_and_nothing_is_taken() -> None:
     first_this_way()
     with warnings.catch_warnings():

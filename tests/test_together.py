@@ -254,6 +254,15 @@ def test_read_write_locks_by_their_verbs(names: list[str]) -> None:
     asyncio.run(main())
 
 
+def test_a_semaphore_gives_its_slot(names: list[str]) -> None:
+    permits = interlock.Semaphore("memory://#together-permits", 2)
+    with interlock.acquire_all([Lock(names[0]), permits], timeout=5) as (_, permit):
+        assert permit.slot in (0, 1)  # type: ignore[attr-defined]
+        with pytest.raises(Timeout):
+            interlock.acquire_all([permits, Lock(names[0])], timeout=0)
+        permits.acquire(0).release()  # it kept no permit
+
+
 # ---- tasks
 
 

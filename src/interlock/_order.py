@@ -40,6 +40,8 @@ _VERBS = (
     ("rwlock", "RWLock", "read"),
     ("rwlock", "RWLock", "_acquire"),
     ("rwlock", "AsyncRWLock", "_acquire"),
+    ("semaphore", "Semaphore", "acquire"),
+    ("semaphore", "AsyncSemaphore", "acquire"),
 )
 """Whatever may wait. Re-entrant locks, `with` on async ones, and all modes of read-write locks come by these."""
 
