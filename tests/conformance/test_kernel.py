@@ -70,3 +70,27 @@ class TestTrioProcess(Kernel, conformance.TrioProcessSuite):
 
 class TestMixed(Kernel, conformance.MixedSuite):
     pass
+
+
+class TestBlockingRWLock(Kernel, conformance.BlockingRWLockSuite):
+    pass
+
+
+class TestAsyncioRWLock(Kernel, conformance.AsyncioRWLockSuite):
+    pass
+
+
+class TestTrioRWLock(Kernel, conformance.TrioRWLockSuite):
+    pass
+
+
+class TestBlockingSemaphore(Kernel, conformance.BlockingSemaphoreSuite):
+    pass
+
+
+class TestAsyncioSemaphore(Kernel, conformance.AsyncioSemaphoreSuite):
+    pass
+
+
+class TestTrioSemaphore(Kernel, conformance.TrioSemaphoreSuite):
+    pass

@@ -46,3 +46,27 @@ class TestTrioLock(Memory, conformance.TrioLockSuite):
 
 class TestMixed(Memory, conformance.MixedSuite):
     pass
+
+
+class TestBlockingRWLock(Memory, conformance.BlockingRWLockSuite):
+    pass
+
+
+class TestAsyncioRWLock(Memory, conformance.AsyncioRWLockSuite):
+    pass
+
+
+class TestTrioRWLock(Memory, conformance.TrioRWLockSuite):
+    pass
+
+
+class TestBlockingSemaphore(Memory, conformance.BlockingSemaphoreSuite):
+    pass
+
+
+class TestAsyncioSemaphore(Memory, conformance.AsyncioSemaphoreSuite):
+    pass
+
+
+class TestTrioSemaphore(Memory, conformance.TrioSemaphoreSuite):
+    pass

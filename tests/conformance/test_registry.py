@@ -32,6 +32,11 @@ UNREACHABLE = {
 NOT_HERE = {"interlock.engines.kernel.windows"} if sys.platform != "win32" else {"interlock.engines.kernel.ops"}
 """Modules that only another platform can import."""
 
+ABILITIES = {
+    f"interlock.engines.{name}" for name in ("_memory_entries", "kernel.ranges", "kernel.readwrite", "kernel.slots")
+}
+"""Modules of the engines that others have for an ability (`traits.abilities`): each has a suite of its own."""
+
 VERBS = {"claim", "try_now", "try_acquire", "wait", "release", "withdraw", "drop", "disown", "lost", "inspect", "blame"}
 
 
@@ -40,7 +45,7 @@ def engines() -> list[Traits]:
     every module there that defines a class with the verbs. Its `engine` is the engine, or a function that makes it."""
     found = []
     for info in pkgutil.walk_packages(interlock.engines.__path__, "interlock.engines."):
-        if info.name in NOT_HERE:
+        if info.name in NOT_HERE | ABILITIES:
             continue
         module = importlib.import_module(info.name)
         its = [each for each in vars(module).values() if getattr(each, "__module__", "") == info.name]
@@ -88,7 +93,7 @@ def test_a_missing_class_is_told() -> None:
     left = [each for each in classes() if (each.engine, each.suite, each.io) != ("kernel", "lock", "trio")]
     both = of("kernel", "memory")
     assert conformance.missing(both, left) == ["kernel: no class runs the lock suite over trio"]
-    assert len(conformance.missing(both, [])) == len(IOS) * 2 * 2 + len(IOS) + 2
+    assert len(conformance.missing(both, [])) == len(IOS) * 2 * 4 + len(IOS) + 2
 
 
 def test_a_class_with_a_test_taken_out_does_not_count() -> None:
@@ -109,3 +114,12 @@ def test_abstract_and_uncollected_classes_do_not_count() -> None:
     abstract: list[Any] = [NotCollected, conformance.BlockingLockSuite]
     for each in abstract:
         assert conformance.missing(of("memory"), [*others, each]) != []
+
+
+def test_each_ability_has_its_suite() -> None:
+    for traits in of("kernel", "memory"):
+        assert set(traits.abilities) == {"rwlock", "semaphore"}
+        assert {(traits.name, suite, io) for suite in traits.abilities for io in IOS} <= conformance.required(traits)
+    assert conformance.missing(of("memory"), [each for each in classes() if each.suite != "rwlock"]) == [
+        f"memory: no class runs the rwlock suite over {io}" for io in sorted(IOS)
+    ]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from . import planted_shared  # noqa: F401 - adds to the list
 from .planted import PLANTS, Plant
 from .scenarios import run
 

@@ -34,6 +34,16 @@ from .processes import (
     ProcessSuite,
     TrioProcessSuite,
 )
+from .sharing import (
+    AsyncioRWLockSuite,
+    AsyncioSemaphoreSuite,
+    BlockingRWLockSuite,
+    BlockingSemaphoreSuite,
+    RWLockSuite,
+    SemaphoreSuite,
+    TrioRWLockSuite,
+    TrioSemaphoreSuite,
+)
 from .tasks import AsyncioLockSuite, BlockingLockSuite, TaskLockSuite, TrioLockSuite
 from .verbs import AsyncioEngineSuite, BlockingEngineSuite, EngineSuite, TrioEngineSuite
 
@@ -47,20 +57,28 @@ __all__ = [
     "AsyncioEngineSuite",
     "AsyncioLockSuite",
     "AsyncioProcessSuite",
+    "AsyncioRWLockSuite",
+    "AsyncioSemaphoreSuite",
     "BlockingEngineSuite",
     "BlockingLockSuite",
     "BlockingProcessSuite",
+    "BlockingRWLockSuite",
+    "BlockingSemaphoreSuite",
     "EngineSuite",
     "LockSuite",
     "MixedSuite",
     "Peer",
     "ProcessSuite",
+    "RWLockSuite",
     "Referee",
+    "SemaphoreSuite",
     "Suite",
     "TaskLockSuite",
     "TrioEngineSuite",
     "TrioLockSuite",
     "TrioProcessSuite",
+    "TrioRWLockSuite",
+    "TrioSemaphoreSuite",
     "idle",
     "missing",
     "queued",
@@ -79,6 +97,7 @@ def required(traits: Traits, *, reachable: bool = True) -> set[tuple[str, str, s
         suites.append("lock")
         if traits.excludes != "threads":
             suites.append("process")
+        suites += traits.abilities
     mixed = {(traits.name, "mixed", "mixed")} if reachable else set()
     return {(traits.name, suite, io) for suite in suites for io in IOS} | mixed
 
