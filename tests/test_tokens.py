@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from interlock import AsyncLock, Lock, LostError, NotHeldError, ProtocolError, RLock, RWLock, Timeout, UnsupportedError
+from interlock import (
+    AsyncLock,
+    Lock,
+    LostError,
+    NotHeldError,
+    ProtocolError,
+    RLock,
+    RWLock,
+    Semaphore,
+    Timeout,
+    UnsupportedError,
+)
 
 from .atomic_support import child
 from .seam import PatchedOps, patched_engine
@@ -113,6 +124,12 @@ def test_only_writers_of_a_read_write_lock_have_one(path: Path) -> None:
     assert first is not None
     assert second is not None
     assert first < second < token(path)
+
+
+def test_holders_of_a_semaphore_have_none(path: Path, file: Path) -> None:
+    with Semaphore(path, 2) as one, Semaphore(path, 2) as two:
+        assert one.token is two.token is None
+    assert not file.exists()
 
 
 def test_the_clock_may_go_back_or_stand(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

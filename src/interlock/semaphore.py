@@ -41,6 +41,11 @@ class SemaphoreHold(Hold):
         that was free: a GPU, a port, a licence."""
         return (self._claim or self._was).slot
 
+    @property
+    def token(self) -> None:
+        """None: holders of a semaphore are beside each other, so no number can say whose write is late."""
+        return
+
     def __enter__(self) -> Self:
         return self
 
@@ -54,6 +59,11 @@ class AsyncSemaphoreHold(AsyncHold):
     def slot(self) -> int:
         """See `SemaphoreHold.slot`."""
         return (self._claim or self._was).slot
+
+    @property
+    def token(self) -> None:
+        """None: holders of a semaphore are beside each other, so no number can say whose write is late."""
+        return
 
     async def __aenter__(self) -> Self:
         return self
