@@ -40,8 +40,8 @@ class Probe:
     `filesystem`, `options`, `source`, `mount_point`: from the mount table, empty where there is none. `second`: the
     same place through another mount, which took part in the trial. `known`: the row of the table of facts. `primitive`:
     what a lock with `primitive="auto"` takes here, `""` where it refuses; `reason`: why. `threads`, `processes`,
-    `hosts`: does that exclude them? `trouble`: why nothing, or not everything, was tried. `left`: what could not be
-    removed.
+    `hosts`: does that exclude them? `trouble`: why nothing, or not everything, was tried. `left`: what is not removed
+    yet, since the filesystem hangs; a child waits ten minutes for a chance to do so.
     """
 
     directory: str
@@ -135,14 +135,14 @@ def _try(
     """The trials, the second path that took part, the trouble, and what is left behind."""
     name = f".interlock-probe-{os.urandom(6).hex()}"
     base = os.path.join(real, name)
-    keeper = Child()
+    keeper = Child(patient=True)
     made = False
     try:
         try:
             keeper.ask(STEP * 2, "scratch", path=real, name=name)
             made = True
         except HungError:
-            return (), "", f"the filesystem did not answer within {STEP * 2:.1f} s", _left(base)
+            return (), "", f"the filesystem did not answer within {STEP * 2:.1f} s", base
         except CallError as error:
             return (), "", f"no directory can be made for a trial: {error.text}", ""
         second, trouble = _second(name, real, mount, wanted)

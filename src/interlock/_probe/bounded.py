@@ -38,9 +38,14 @@ class CallError(Exception):
 
 
 class Child:
-    """One worker. Every question has a limit in seconds; after a `HungError` there are no more."""
+    """One worker. Every question has a limit in seconds; after a `HungError` there are no more.
 
-    def __init__(self) -> None:
+    `patient`: it is not killed when it is given up, so that it can remove what its call has made, should that return
+    within ten minutes (a directory is there as soon as a server goes on, whoever was killed meanwhile).
+    """
+
+    def __init__(self, patient: bool = False) -> None:
+        self._patient = patient
         if not sys.executable:
             raise RuntimeError("a probe needs a Python interpreter to start, and sys.executable is empty")
         self._process = subprocess.Popen(
@@ -124,10 +129,11 @@ class Child:
         """Wait for it no longer."""
         if self._gone:
             return
-        try:
-            self._process.kill()
-        except OSError:
-            pass
+        if not self._patient:
+            try:
+                self._process.kill()
+            except OSError:
+                pass
         self._end()
 
     def _end(self) -> None:

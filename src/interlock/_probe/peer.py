@@ -155,7 +155,7 @@ def invite(directory: str, announce: Any, patience: float = 600.0) -> Meeting:
     `CallError`. Leaves nothing behind in the directory."""
     real = os.path.abspath(directory)
     token = os.urandom(4).hex()
-    keeper = Child()
+    keeper = Child(patient=True)
     letters = team = None
     try:
         keeper.ask(STEP * 4, "scratch", path=real, name=f".interlock-peer-{token}")

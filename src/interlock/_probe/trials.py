@@ -40,7 +40,7 @@ class Trial:
 
     `works`: the calls succeed. `threads`, `processes`, `mounts`: one of two contenders is refused (two descriptors of
     one process, two processes, two processes on two mounts). `freed`: the lock of a killed process is free at once.
-    `latency`: seconds to take and give back, the median of 15.
+    `latency`: seconds to take and give back, the median of up to 15.
     """
 
     name: str

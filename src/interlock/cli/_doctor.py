@@ -106,7 +106,7 @@ def _text(found: Probe) -> str:
     lines.append(f"auto takes  {found.primitive or 'nothing: it refuses'}: {found.reason}")
     lines += [_verdict(name, getattr(found, name)) for name in ("threads", "processes", "hosts")]
     if found.left:
-        lines.append(f"left behind {found.left}")
+        lines.append(f"left behind {found.left} (removed should the filesystem answer within ten minutes)")
     return "\n".join(plain(line) for line in lines)
 
 
