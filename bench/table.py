@@ -20,6 +20,8 @@ MODULES = {  # the benchmarks, in the order in which they are run and shown
     "waiters_cpu": "waiters_cpu",
     "tasks": "tasks",
     "store": "store",
+    "rwlock": "rwlock",
+    "fairness": "fairness",
 }
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from time import monotonic
 
 from ._core.acquire import acquire, run
-from ._core.arbiter import granted
+from ._core.arbiter import granted, wake_first
 from ._deadline import FOREVER, seconds
 from ._errors import DeadlockError, Timeout, UnsupportedError
-from ._hold import AsyncHold, Hold, _BaseHold
+from ._hold import AsyncHold, Hold, _BaseHold, end
 from ._io import running
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import TracebackType
     from typing import Any, Literal, Self
 
     from ._core.arbiter import Line
@@ -122,6 +123,27 @@ class RWHold(_Modes, Hold):
 
     def __enter__(self) -> Self:
         return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        claim = self._claim
+        if claim is None or claim.depth != 1:
+            self._let_go()
+            return
+        # As in `Hold.release`: nothing was called since `_claim` was read.
+        self._was = claim
+        self._claim = None
+        claim.depth = 0
+        line = claim.line
+        try:
+            line.engine.drop(claim)
+            granted.pop(claim, None)
+            if line.queue:
+                wake_first(line)
+        except BaseException:
+            end(claim)
+            raise
 
 
 class AsyncRWHold(_Modes, AsyncHold):

@@ -6,7 +6,7 @@ from os import fspath
 from time import monotonic
 
 from ._core.acquire import acquire, run
-from ._core.arbiter import Place, abandon, line_for, share, turns
+from ._core.arbiter import Place, abandon, granted, line_for, share, turns, wake_first
 from ._deadline import FOREVER, seconds
 from ._errors import DeadlockError, UnsupportedError
 from ._hold import hold_on
@@ -148,10 +148,15 @@ class RWLock(_BaseRWLock):
         limit = self._timeout if timeout is _UNSET else seconds(timeout)
         line = self._reading
         engine = line.engine
-        claim = engine.claim(line, me.token, False)
+        claim: Claim = engine.claim_type()
+        claim.line = line
+        claim.owner = me.token
         try:
             if not line.queue and turns.setdefault(line, claim) is claim and engine.try_now(claim, limit):
-                share(claim)
+                granted[claim] = None
+                del turns[line]
+                if line.queue:
+                    wake_first(line)
                 hold = RWHold()
                 hold._claim = claim
                 return hold

@@ -49,7 +49,7 @@ class Lists:
 class _Entries:
     """What permits and modes have in common."""
 
-    claim_type = Entry
+    claim_type: type[Entry] = Entry
 
     def __init__(self, lists: Lists) -> None:
         self._lists = lists
@@ -149,17 +149,20 @@ class _Entries:
         return (holders[0], "in this process") if holders else (None, "")
 
 
+class ReadEntry(Entry):
+    mode: Mode = "read"
+
+
+class UpdateEntry(Entry):
+    mode: Mode = "update"
+
+
 class Modes(_Entries):
     """One mode of the read-write locks."""
 
     def __init__(self, lists: Lists, mode: Mode) -> None:
         super().__init__(lists)
-        self._mode = mode
-
-    def claim(self, line: Line, owner: object, fair: bool) -> Entry:
-        claim = super().claim(line, owner, fair)
-        claim.mode = self._mode
-        return claim
+        self.claim_type = {"read": ReadEntry, "update": UpdateEntry, "write": Entry}[mode]
 
     def _may(self, claim: Entry, entries: tuple[Entry, ...]) -> bool:
         mode = claim.mode

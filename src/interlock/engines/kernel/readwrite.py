@@ -54,6 +54,7 @@ if sys.platform != "win32":
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
     from ..._core.arbiter import Line
     from ..._model import IO, Mode, Parker
@@ -84,18 +85,19 @@ class SharedClaim(RangedClaim):
     gone = ""  # why the hold is lost, if the kernel took it
 
 
+class ReadClaim(SharedClaim):
+    mode: Mode = "read"
+
+
+class UpdateClaim(SharedClaim):
+    mode: Mode = "update"
+
+
 class Lane(RangedEngine):
     """What the three modes have in common."""
 
     claim_type = SharedClaim
     mode: Mode
-
-    def claim(self, line: Line, owner: object, fair: bool) -> SharedClaim:
-        claim = SharedClaim()
-        claim.line = line
-        claim.owner = owner
-        claim.mode = self.mode
-        return claim
 
     def try_now(self, claim: KernelClaim, timeout: float) -> bool:
         return False
@@ -229,10 +231,10 @@ class Lane(RangedEngine):
 class Readers(Lane):
     """Any number beside each other, and beside one updater."""
 
+    claim_type = ReadClaim
     mode = "read"
 
-    def try_now(self, claim: KernelClaim, timeout: float) -> bool:
-        assert isinstance(claim, SharedClaim)
+    def try_now(self, claim: Any, timeout: float) -> bool:
         ops = self.ops
         line = claim.line
         try:
@@ -263,6 +265,7 @@ class Readers(Lane):
 class Updaters(Lane):
     """One at a time, beside readers."""
 
+    claim_type = UpdateClaim
     mode = "update"
 
     def _behind(self, claim: SharedClaim, fd: int) -> bool:
