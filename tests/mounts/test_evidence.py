@@ -56,6 +56,20 @@ def test_the_referee_sees_what_is(place: str, kind: str) -> None:
         assert result.overlaps >= 5
 
 
+@pytest.mark.parametrize("place", evidence.places())
+def test_auto_excludes_or_refuses_everywhere(place: str) -> None:
+    """A slice of the measurement in the docs; a refusal names the filesystem or the errno."""
+    result = evidence.trial(place, "auto", holds=300, kill_every=60, seconds=30)
+    print(result)
+    assert evidence.verdict(result) in ("excludes", "refuses"), result
+    if result.holds:
+        assert result.holds >= 300
+    elif place != "read-only":
+        assert "fuse.lockfs" in result.first_error or "524" in result.first_error
+    if place in evidence.DISKS or place == "glusterfs":
+        assert result.holds >= 300
+
+
 def test_filelock_where_flock_is_each_hosts_own() -> None:
     assert evidence.verdict(evidence.trial("gpfs", "FileLock", holds=400, seconds=30)) == "overlaps"
     assert evidence.verdict(evidence.trial("coherent", "FileLock", holds=200, seconds=30)) == "excludes"
