@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from interlock.testing.lockfs import evidence, referee
+from interlock.testing.lockfs.disks import DISKS
 from interlock.testing.lockfs.referee import Result
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def test_auto_excludes_or_refuses_everywhere(place: str) -> None:
         assert result.holds >= 300
     elif place != "read-only":
         assert "fuse.lockfs" in result.first_error or "524" in result.first_error
-    if place in evidence.DISKS or place == "glusterfs":
+    if place in DISKS or place == "glusterfs":
         assert result.holds >= 300
 
 

@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import sys
 import tempfile
 from contextlib import ExitStack, contextmanager, suppress
@@ -147,6 +148,7 @@ def measure(
             limit = seconds[kind != "auto"]
             result = trial(place, kind, holds=want, kill_every=0 if kind == CONTROL else 200, seconds=limit)
             row = {"place": place, "kind": kind, "verdict": verdict(result), "wanted": want, **asdict(result)}
+            row["first_error"] = _scrub(result.first_error)
             rows.append(row)
             say(f"{place:15} {kind:13} {_cell(row)}  {row['seconds']:.1f} s  {row['first_error'][:100]}")
     return rows
@@ -208,18 +210,25 @@ def table(rows: list[dict[str, Any]], facts: dict[str, str]) -> str:
         lines.append(f"| `{place}` | " + " | ".join(cells) + " |")
     lines += ["", "What they are:", ""]
     lines += [f"- `{place}`: {what[place]}" for place in dict.fromkeys(row["place"] for row in rows)]
-    reasons = {row["place"]: row["first_error"] for row in rows if row["kind"] == "auto" and row["first_error"]}
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if row["kind"] == "auto" and row["first_error"]:
+            reasons.setdefault(_plain(row["first_error"]), []).append(f"`{row['place']}`")
     if reasons:
         lines += ["", "What `auto` says where it refuses, or where something failed:", ""]
-        lines += [f"- `{place}`: {_plain(reason)}" for place, reason in reasons.items()]
+        lines += [f"- {', '.join(where)}: {reason}" for reason, where in reasons.items()]
     return "\n".join(lines) + "\n"
 
 
+def _scrub(text: str) -> str:
+    """An error's words without the temporary directory of that trial, and whichever of the two mounts it was."""
+    made = re.escape(os.path.join(tempfile.gettempdir(), tempfile.gettempprefix()))
+    return re.sub(made + r"\w+(/ext4)?/(one|two)\b", "DIR", text)
+
+
 def _plain(text: str) -> str:
-    """An error's words on a page: without the temporary directory's name, and with no markup."""
-    words = [os.path.join("DIR", os.path.basename(word)) if word.startswith(tempfile.gettempdir()) else word
-             for word in text.split()]  # fmt: skip
-    return " ".join(words).replace("|", "\\|").replace("*", "\\*").replace("<", "\\<").replace("[", "\\[")
+    """An error's words on a page, with no markup."""
+    return _scrub(text).replace("|", "\\|").replace("*", "\\*").replace("<", "\\<").replace("[", "\\[")
 
 
 def main() -> int:
@@ -236,7 +245,7 @@ def main() -> int:
     parser.add_argument("--table", metavar="FILE", help="write the page of the docs")
     options = parser.parse_args()
     facts = {"interlock": _version("interlock"), "filelock": _version("filelock"),
-             "python": platform.python_version(), "kernel": platform.release()}  # fmt: skip
+             "python": platform.python_version(), "kernel": platform.release().partition("-")[0]}  # fmt: skip
     rows = measure(
         options.places,
         options.kinds,
