@@ -108,6 +108,15 @@ if TYPE_CHECKING:
         def counting(self, key: str) -> Engine:
             """Raise `UnsupportedError` where there are no semaphores."""
 
+    class Breakable(Protocol):
+        """An engine whose holds can outlive their owners. Has nothing to do with `acquire`, which breaks by itself what
+        is proven stale: this is for people."""
+
+        def stale(self, line: Line) -> str:
+            """The proof that the hold is nobody's any more; "" while there is none."""
+        def break_stale(self, line: Line, force: bool = False) -> str:
+            """End it, with proof or by force; returns why, or "" if nobody holds. Raises `ProtocolError`."""
+
     Family = Literal["session", "lease"]
     Mode = Literal["read", "update", "write"]
 

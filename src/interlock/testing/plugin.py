@@ -47,7 +47,7 @@ _leaks: pytest.StashKey[_Leaks] = pytest.StashKey()
 
 
 def shared_fixture(build: Callable[..., Any]) -> Any:
-    """A session fixture that is built once per test run, by whichever xdist worker comes first.
+    """A session fixture that is built once per test run, by whichever xdist worker comes first. ::
 
         @shared_fixture
         def dataset(shared_directory):
