@@ -118,7 +118,7 @@ def begin() -> None:
     directory = os.environ.get(VARIABLE, "")
     if _recorder is not None or not directory or not os.path.isdir(directory):
         return
-    if hasattr(os, "geteuid") and (os.geteuid() != os.getuid() or os.getegid() != os.getgid()):
+    if sys.platform != "win32" and (os.geteuid() != os.getuid() or os.getegid() != os.getgid()):
         return  # a set-user-id program writes no files where its caller says
     _recorder = Recorder(directory)
     fork.in_child(_recorder.forget)

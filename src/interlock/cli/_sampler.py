@@ -20,7 +20,10 @@ from .._record import VARIABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..engines.kernel.proc import Entry
+    if sys.platform == "win32":
+        from typing import Any as Entry
+    else:
+        from ..engines.kernel.proc import Entry
 
 SHORTEST = 0.002
 """Seconds between two samples, at least."""
@@ -95,6 +98,8 @@ class Sampler:
             pause = min(LONGEST, max(SHORTEST, 19 * (time.thread_time() - spent)))
 
     def _look(self, now: float) -> None:
+        if sys.platform == "win32":
+            return
         from ..engines.kernel import proc
 
         seen: set[tuple[object, ...]] = set()
@@ -120,6 +125,8 @@ class Sampler:
     def _is_ours(self, pid: int) -> bool:
         known = self._ours.get(pid)
         if known is None:
+            if sys.platform == "win32":
+                return False
             from ..engines.kernel import proc
 
             known = self._ours[pid] = self._has_mark(pid) or self._descends(pid)
@@ -176,6 +183,8 @@ def _sample(entry: Entry, now: float) -> Sample:
 
 
 def _path(entry: Entry) -> str:
+    if sys.platform == "win32":
+        return ""
     from ..engines.kernel import proc
 
     try:

@@ -253,6 +253,8 @@ class KernelEngine:
     def _race(self, claim: KernelClaim) -> bool | None:
         """The try of one that was woken in front, with nothing on the way that can wait: this is handoff latency.
         None: go the long way."""
+        if sys.platform == "win32":
+            return None
         ops = self.ops
         try:
             ops.flock(claim.fd, EXCLUSIVE)

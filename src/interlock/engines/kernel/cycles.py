@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from . import proc, tickets
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from .proc import Entry
 
 assert sys.platform != "win32"
+
+if TYPE_CHECKING:
+    from .proc import Entry
 
 
 @dataclass(frozen=True)

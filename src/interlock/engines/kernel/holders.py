@@ -35,9 +35,11 @@ if TYPE_CHECKING:
 
     from ..._core.arbiter import Line
     from ..._model import Claim, Traits
-    from .proc import Entry
 
 assert sys.platform != "win32"
+
+if TYPE_CHECKING:
+    from .proc import Entry
 
 _MARKS = ((1 << 60, "update"), (1 << 59, "read"))
 """Where waiting updaters and readers of a read-write lock have their marks: + the time of arrival."""
