@@ -348,6 +348,10 @@ def test_the_other_commands(tmp_path: Path) -> None:
     assert tool("diff", left, "zzzz", *words).returncode == 1
     assert tool("diff", "", right, *words).returncode == 1
     assert tool("page", "nothing", "--ref", "x", *words).returncode == 1
+    fields = json.loads(tool("page", "py-filelock", "--ref", "develop", "--json", *words).stdout)
+    assert list(fields) == ["title", "layout", "categories", "meta", "spec_details"]
+    assert fields["categories"] == ["package", "develop"]
+    assert len(fields["spec_details"]) == fields["meta"]["num_specs"] == 108
     need_module("jinja2")
     done = tool("site", str(tmp_path / "out"), "--json", *words)
     assert json.loads(done.stdout)["packages"] == len(packages)

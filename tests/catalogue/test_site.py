@@ -127,6 +127,29 @@ def test_a_package_is_found_by_part_of_its_name(driver: Chrome, go: Callable[[st
     assert wait(driver, "document.querySelector('#found').hidden")
 
 
+def test_many_hashes_come_in_pieces(
+    driver: Chrome, catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As 100,000 do: by their first characters, and a piece is loaded when these are typed."""
+    import importlib
+
+    monkeypatch.setattr(importlib.import_module("interlock.catalogue.site"), "LARGEST_SHARD", 10)
+    write_site(catalogue, tmp_path / "out")
+    pieces = list((tmp_path / "out" / "data" / "hashes").iterdir())
+    assert len(pieces) > 300
+    assert all(len(path.stem) == 2 for path in pieces)
+    driver.get(f"file://{tmp_path}/out/index.html")
+    wanted = seed_rows()[77]["hash"]
+    keys(driver, "/", wanted[0])
+    wait(driver, "!document.querySelector('#found').hidden")
+    assert all_texts(driver, "#found .hash") == []
+    keys(driver, wanted[1:4])
+    wait(driver, "document.querySelectorAll('#found .hash').length === 1")
+    assert all_texts(driver, "#found .hash") == [wanted]
+    assert driver.execute_script("return document.querySelectorAll('script[src*=hashes]').length") == 1
+    assert driver.get_log("browser") == []  # type: ignore[no-untyped-call]
+
+
 def test_the_page_shows_the_groups(driver: Chrome, go: Callable[[str], None], catalogue: Catalogue) -> None:
     go("packages/py-filelock.html")
     counts = [int(text) for text in all_texts(driver, ".group .count b")]

@@ -54,6 +54,16 @@ class Page(NamedTuple):
             )
         )
 
+    def as_dict(self) -> dict[str, Any]:
+        """The page's fields, for JSON."""
+        return {
+            "title": self.title,
+            "layout": "cache",
+            "categories": ["package", self.ref],
+            "meta": self.meta(),
+            "spec_details": [row._asdict() for row in self.rows],
+        }
+
     def meta(self) -> dict[str, Any]:
         """The unions and the counts over the rows."""
         stacks = [stack for row in self.rows for stack in row.stacks]

@@ -130,12 +130,22 @@ def _print_json(value: Any) -> None:
 @click.argument("name")
 @_ref
 @_profile
+@_json
 @_sourced("no build of NAME is in the root index")
-def page(name: str, ref: str, profile: str, sources: tuple[str, ...], skip_damaged: bool, quiet: bool) -> None:
-    """Write the page of the package NAME to standard output, as the public catalogue of Spack's build cache has it."""
+def page(
+    name: str, ref: str, profile: str, as_json: bool, sources: tuple[str, ...], skip_damaged: bool, quiet: bool
+) -> None:
+    """Write the page of the package NAME to standard output, as the public catalogue of Spack's build cache has it.
+
+    With --json its fields are one JSON object; the command "json" has more.
+    """
     with _told():
         found, _ = _read(sources, skip_damaged, quiet)
-        _write(library.page(found, name, ref, profile))
+        text = library.page(found, name, ref, profile)
+    if as_json:
+        _print_json(library.parse_page(text).as_dict())
+    else:
+        _write(text)
 
 
 @catalogue.command(name="list")

@@ -100,7 +100,8 @@ const catalogue = (() => {
         left.className = "hash";
         list.append(option(base + "packages/" + encodeURIComponent(file) + ".html#" + encodeURIComponent(hash), left, el("small", {}, name)));
       }
-      if (!list.childElementCount) list.append(el("li", { class: "note", role: "presentation" }, "No package has this in its name, and no hash begins with it."));
+      if (!list.childElementCount) list.append(el("li", { class: "note", role: "presentation" }, query.length < known.depth
+        ? "No package has this in its name. Type more of a hash." : "No package has this in its name, and no hash begins with it."));
       list.hidden = false;
       input.setAttribute("aria-expanded", "true");
       choose(0);
