@@ -297,23 +297,12 @@ def test_what_is_not_local_has_no_queue(path: Path, places: Places) -> None:
     assert isinstance(Lock(path)._line.engine.ops, Ops)  # type: ignore[attr-defined]
 
 
-def test_readers_share_it(path: Path, places: Places) -> None:
+def test_read_write_locks_are_refused(path: Path, places: Places) -> None:
+    """Their byte ranges are not coordinated with those of `dual`; nothing is locked."""
     from interlock import RWLock
 
     places.say("dual")
-    with RWLock(path).read():
-        box: list[Any] = []
-
-        def read() -> None:
-            with RWLock(path).read(timeout=5):
-                box.append(ranged(path))
-
-        thread = threading.Thread(target=read)
-        thread.start()
-        thread.join(20)
-        assert box == [True]
-        assert Lock(path).try_acquire() is None
-    with RWLock(path).write():
-        assert Lock(path).try_acquire() is None
+    with pytest.raises(UnsupportedError, match="the primitive here is dual"):
+        RWLock(path).read()
     with Lock(path):
         pass

@@ -193,8 +193,9 @@ class KernelEngine:
                 if self._queues(line.key) and tickets.anybody(ops, fd):
                     return False
                 line.courtesy = now + _COURTESY
-            ops.flock(fd, EXCLUSIVE)
-            status = ops.fstat(fd)
+            flock, fstat = ops.flock, ops.fstat
+            flock(fd, EXCLUSIVE)
+            status = fstat(fd)
         except OSError:  # contended, or an error that the loop meets again and translates
             return False
         # One link, S_ISREG in the bits of S_IFMT, and empty: else the loop looks closer.
@@ -326,12 +327,14 @@ class KernelEngine:
             try:
                 if claim.parker is not None and claim.instance is not None and self._tickets:
                     tickets.leave(ops, fd)  # it gives up: the others may have counted on it
-                ops.flock(fd, UNLOCK)
+                flock = ops.flock
+                flock(fd, UNLOCK)
             except OSError:  # the close that follows ends the lock in any case
                 pass
-            claim.fd = claim.identity = None
+            close = ops.close
+            claim.fd = None
             try:
-                ops.close(fd)
+                close(fd)
             except OSError:
                 # Linux has released the descriptor, and the lock, whatever close(2) says (EIO: NFS, bind mounts).
                 pass
@@ -344,7 +347,7 @@ class KernelEngine:
         if claim.instance is not None:
             claim.instance.unwatch(claim.wd, claim)
             claim.wd = 0  # it may watch another file next, and be interrupted before it knows the new handle
-            claim.instance = claim.parker = None
+            claim.instance = claim.parker = claim.identity = None
 
     def disown(self, claim: KernelClaim) -> None:
         fd, claim.fd = claim.fd, None
@@ -424,7 +427,7 @@ class KernelEngine:
             self._enter(claim, instance, parker)
         except OSError:  # no watches left, or no byte-range locks here: nap
             instance.unwatch(claim.wd, claim)
-            claim.instance = None
+            claim.instance = claim.identity = None
 
     def _hinders(self, claim: KernelClaim, other: Claim) -> bool:
         return True
