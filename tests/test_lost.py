@@ -271,6 +271,7 @@ def test_a_forked_child_has_no_thread_and_no_loss(path: Path) -> None:
 def test_a_signal_handler_may_ask_in_the_middle_of_asking(path: Path) -> None:
     told: list[str] = []
     with Lock(path) as hold:
+        hold.on_lost(told.append)  # the first use loads a module, in the middle of which nobody can use it
         before = signal.signal(signal.SIGALRM, lambda *_: hold.on_lost(told.append))
         signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
         try:
