@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -26,79 +27,112 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.slow
 @pytest.mark.parametrize("lie", [False, True], ids=["lock", "a lock that always succeeds"])
 def test_a_storm_of_publishers_and_kills_loses_nothing(tmp_path: Path, lie: bool) -> None:
-    outcome = storm.storm(str(tmp_path), 120, 8, 0.4, lie, durable=False)
+    outcome = storm.storm(str(tmp_path), 64, 8, 0.3, lie, durable=False)
     assert outcome.kills > 0
-    storm.check(str(tmp_path), 120, outcome)
+    storm.check(str(tmp_path), 64, outcome)
 
 
-BUILDER = """
-import os, sys, time
-from interlock.store import Store
+BUILDERS = """
+import json, os, sys, time
+from interlock.store import Store, single
 from tests.store.support import numbered
-root, log, pause, number, answer = sys.argv[1:]
-document, archive = numbered(int(number))
+single.TOLD_FIRST = 0.5
+count, root, log, mode = sys.argv[1:]
+document, archive = numbered(3)
+def lines(path):
+    return len(open(path).read().split()) if os.path.exists(path) else 0
 def build(job):
     with open(log, "a") as file:
         file.write(f"{os.getpid()}\\n")
-    time.sleep(float(pause))
-    if answer == "fail":
+    while lines(log + ".waiting") < int(count) - 1 or (mode == "stuck" and lines(log) == 1):
+        time.sleep(0.01)  # until all others wait; or for ever
+    if mode == "fail":
         raise RuntimeError("no compiler")
     return archive
-with Store(root, durable=False).get_or_build(document, build) as found:
-    assert found.read() == archive
-print("good")
+waits = []
+def progress(state):
+    if not waits:
+        waits.append(state)
+        with open(log + ".waiting", "a") as file:
+            file.write(f"{os.getpid()}\\n")
+def ask():
+    try:
+        with Store(root, durable=False).get_or_build(document, build, progress=progress) as found:
+            return "good" if found.read() == archive else "bad"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+children = []
+for _ in range(int(count)):
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.write(writer, ask().encode())
+        os._exit(0)
+    os.close(writer)
+    children.append((pid, reader))
+print("started", flush=True)
+answers = {pid: os.read(reader, 10_000).decode() for pid, reader in children}
+statuses = [os.waitpid(pid, 0)[1] for pid, _reader in children]
+print(json.dumps(answers))
 """
 
 
-def builders(count: int, *arguments: str) -> list[subprocess.Popen[str]]:
-    command = [sys.executable, "-c", BUILDER, *arguments]
-    return [
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(count)
-    ]
+class Builders:
+    """Many processes that ask for the same build at once."""
 
+    def __init__(self, tmp_path: Path, count: int, mode: str) -> None:
+        self.log = tmp_path / f"log of {mode}"
+        words = [count, tmp_path / "store", self.log, mode]
+        command = [sys.executable, "-c", BUILDERS, *map(str, words)]
+        self.driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        assert self.driver.stdout is not None
+        assert self.driver.stdout.readline() == "started\n"
 
-def first_builder(log: Path) -> int:
-    limit = time.monotonic() + 60
-    while not log.exists() or not log.read_text().endswith("\n"):
-        assert time.monotonic() < limit
-        time.sleep(0.01)
-    return int(log.read_text().split()[0])
+    def first_builder(self, waiters: int) -> int:
+        """Once so many wait for it."""
+        limit, waiting = time.monotonic() + 90, Path(f"{self.log}.waiting")
+        while not waiting.exists() or len(waiting.read_text().split()) < waiters:
+            assert time.monotonic() < limit
+            time.sleep(0.01)
+        return int(self.log.read_text().split()[0])
+
+    def builds(self) -> int:
+        return len(self.log.read_text().split())
+
+    def answers(self) -> dict[int, str]:
+        out, _err = self.driver.communicate(timeout=100)
+        return {int(pid): answer for pid, answer in json.loads(out).items()}
 
 
 @pytest.mark.slow
 def test_64_processes_build_once(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    processes = builders(64, str(tmp_path / "store"), str(log), "0.5", "3", "good")
-    answers = [process.communicate(timeout=100) for process in processes]
-    assert [out for out, _err in answers] == ["good\n"] * 64, answers
-    assert len(log.read_text().split()) == 1
+    builders = Builders(tmp_path, 64, "good")
+    assert list(builders.answers().values()) == ["good"] * 64
+    assert builders.builds() == 1
     assert Store(tmp_path / "store").verify().problems == ()
 
 
 @pytest.mark.slow
 def test_a_builder_killed_in_the_middle_has_a_successor(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    processes = builders(16, str(tmp_path / "store"), str(log), "3", "3", "good")
-    victim = first_builder(log)
+    builders = Builders(tmp_path, 64, "stuck")
+    victim = builders.first_builder(63)
     os.kill(victim, signal.SIGKILL)
-    answers = {process.pid: process.communicate(timeout=100)[0] for process in processes}
+    answers = builders.answers()
     assert answers.pop(victim) == ""
-    assert set(answers.values()) == {"good\n"}
-    assert len(log.read_text().split()) == 2
-    assert sorted(os.listdir(Store(tmp_path / "store").layout.building)) == [], "what the dead builder left is gone"
+    assert list(answers.values()) == ["good"] * 63
+    assert builders.builds() == 2
+    assert os.listdir(Store(tmp_path / "store").layout.building) == [], "what the dead builder left is gone"
 
 
 @pytest.mark.slow
 def test_a_failure_is_told_to_those_who_waited(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    processes = builders(8, str(tmp_path / "store"), str(log), "4", "3", "fail")
-    answers = [process.communicate(timeout=100) for process in processes]
-    assert len(log.read_text().split()) == 1, "all had come before the build failed"
-    assert sum("RuntimeError: no compiler" in err and "BuildFailed" not in err for _out, err in answers) == 1
-    assert sum("BuildFailed" in err and "RuntimeError: no compiler" in err for _out, err in answers) == 7
-    [again] = builders(1, str(tmp_path / "store"), str(log), "0", "3", "good")
-    assert again.communicate(timeout=60)[0] == "good\n", "whoever comes later builds again"
+    builders = Builders(tmp_path, 16, "fail")
+    answers = sorted(builders.answers().values())
+    assert builders.builds() == 1, "all had come before the build failed"
+    assert answers.pop() == "RuntimeError: no compiler"
+    assert all(text.startswith("BuildFailed: ") and text.endswith("RuntimeError: no compiler") for text in answers)
+    again = Builders(tmp_path, 1, "good")
+    assert list(again.answers().values()) == ["good"], "whoever comes later builds again"
 
 
 READER = """
@@ -129,7 +163,7 @@ print(held, reads, misses)
 
 @pytest.mark.slow
 def test_gc_in_a_loop_never_takes_what_a_reader_holds(tmp_path: Path) -> None:
-    root, seconds = str(tmp_path / "store"), 4.0
+    root, seconds = str(tmp_path / "store"), 3.0
     store = Store(root, durable=False)
     for number in range(20):
         store.put(*numbered(number))

@@ -64,7 +64,7 @@ def test_a_failure_is_raised_and_the_next_call_builds(store: Store) -> None:
 
 
 def test_those_who_wait_see_progress_and_are_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(single, "TOLD_EVERY", 0.05)
+    monkeypatch.setattr(single, "TOLD_FIRST", 0.05)
     started, seen = threading.Event(), threading.Event()
     told: list[Waiting] = []
     errors: list[BaseException] = []

@@ -17,7 +17,7 @@ from . import steps
 @pytest.mark.slow
 @pytest.mark.parametrize("name", steps.SCENARIOS)
 def test_killed_at_a_step(name: str) -> None:
-    command = [sys.executable, "-m", "tests.store.steps", "--every", "12", name]
+    command = [sys.executable, "-m", "tests.store.steps", "--every", "20", name]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[-2]) > 20, "there were steps"

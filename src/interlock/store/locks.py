@@ -58,7 +58,7 @@ class Locks:
         try:
             yield True
         finally:
-            _release(hold)
+            release(hold)
 
     @contextmanager
     def attempt(self, name: str) -> Iterator[bool]:
@@ -70,9 +70,10 @@ class Locks:
         try:
             yield True
         finally:
-            _release(hold)
+            release(hold)
 
 
-def _release(hold: Held) -> None:
+def release(hold: Held) -> None:
+    """Let go, also of a lease that was lost meanwhile."""
     with suppress(NotHeldError, LostError):  # it was for speed, and that is over
         hold.release()

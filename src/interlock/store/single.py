@@ -19,6 +19,7 @@ from .. import Timeout
 from . import files, publish
 from .errors import BuildFailed, DamagedError
 from .layout import MANIFEST_MAX, read_file
+from .locks import release
 from .spec import read_spec
 
 if TYPE_CHECKING:
@@ -34,8 +35,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "Waiting"]
 
-TOLD_EVERY = 1.0
-"""Seconds between two calls of `progress`."""
+TOLD_FIRST, TOLD_EVERY = 1.0, 10.0
+"""Seconds until the first call of `progress`, and in the end between two: to see who holds a lock costs milliseconds,
+and there may be hundreds who wait."""
 
 _TEXT_MAX = 2000
 
@@ -93,7 +95,7 @@ def get_or_build(
             raise BuildFailed(spec.hash, failure["kind"], failure["message"], failure["builder"])
         return _build(store, spec, build, checked, publish.provenance(job))
     finally:
-        hold.release()
+        release(hold)
 
 
 def _whole(store: Store, hash_: str, views: tuple[str, ...]) -> Build | None:
@@ -115,17 +117,19 @@ def _wait(
     if progress is None:
         return lock.acquire(timeout)
     began = time.monotonic()
+    pause = TOLD_FIRST
     while True:
         left = float("inf") if timeout is None else began + timeout - time.monotonic()
         try:
-            return lock.acquire(max(0.0, min(TOLD_EVERY, left)))
+            return lock.acquire(max(0.0, min(pause, left)))
         except Timeout as error:
             waited = time.monotonic() - began
-            if left <= TOLD_EVERY:
+            if left <= pause:
                 raise Timeout(spec.hash, waited, error.holder, error.hint) from None
             news = _read(_path(store, spec.hash, "news")) or {}
             holder = str(error.holder) if error.holder is not None else ""
             progress(Waiting(spec.hash, waited, holder, str(news.get("news", ""))))
+            pause = min(pause * 1.5, TOLD_EVERY)
 
 
 def _build(store: Store, spec: Spec, build: Builder, views: tuple[str, ...], note: dict[str, object]) -> Build:

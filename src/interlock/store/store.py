@@ -113,7 +113,8 @@ class Store:
         `build` gets a `Job`, and returns the archive: its path (in `job.directory`, say) or its bytes. Others who ask
         for the same spec wait, at most `timeout` seconds (`None`: for ever), and take the result. If the builder dies,
         the next one builds at once. If `build` raises, its exception is raised here, and `BuildFailed`, with its text,
-        in those who waited; whoever asks later builds again. `progress` is called about once a second while waiting.
+        in those who waited; whoever asks later builds again. `progress` is called after a second of waiting, then less
+        and less often.
 
         Raises `Timeout`, too. Not promised: that `build` runs once where the lock lies (see `lock`); then two build,
         and all get the first result that was published.
