@@ -19,6 +19,8 @@ autodoc_typehints = "signature"
 autodoc_class_signature = "separated"
 nitpick_ignore_regex = [
     (r"py:.*", r".*(MeterProvider|TracerProvider)"),
+    # Types of interlock.store that users write as what the text says, or get from it
+    (r"py:.*", r"(LockLike|SpecSource|ArchiveSource|Item|Builder|Manifest|Layout|files\.Lease|Row|State|Spec)"),
     (r"py:.*", r"(AbstractAsyncContextManager|Claim|Path|BinaryIO)"),
     (r"py:.*", r"(Every|Progress|Value)"),  # aliases of the catalogue
     (r"py:.*", r".*(Unset|TracebackType|PathLike|Literal|_BaseHold|_BaseLock|_UNSET|collections\.abc.*|Any).*"),
