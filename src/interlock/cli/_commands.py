@@ -18,6 +18,7 @@ COMMANDS = {
     "store": ("_store:store", "A shared store of builds: publish, read, verify, clean up."),
     "doctor": ("_doctor:doctor", "Find out whom locks in a directory exclude, and test it between two hosts."),
     "who": ("_who:who", "Tell who holds a lock and who waits for it."),
+    "top": ("_top:top", "Watch the locks below a directory: who holds and who waits."),
     "break": ("_break:break_", "End a hold whose owner is gone, with proof or by force."),
     "trace": ("_trace:trace", "Run a command and write a timeline of all its locks."),
 }

@@ -100,7 +100,7 @@ def parties(
     taken = _taken(table)
     holders: dict[int, Party] = {}
     waiters: list[Party] = []
-    tickets_left = {entry.start for entry in table if _arrival(entry) is not None}
+    tickets_left = {entry.start for entry in table if arrival(entry) is not None}
     for pid, entries in seen.items():
         if entries is None and pid in lockers:
             holders[pid] = _holder(pid, taken, mode=lockers[pid])
@@ -115,7 +115,7 @@ def parties(
     if not holders:  # the locker is dead, and who inherited its descriptor may not be seen
         holders = {pid: _holder(pid, taken, mode=mode) for pid, mode in lockers.items()}
     # Other users' waiters: the kernel shows that there are some, and since when.
-    waiters += [_waiter(None, entry) for entry in table if entry.start in tickets_left and _arrival(entry) is not None]
+    waiters += [_waiter(None, entry) for entry in table if entry.start in tickets_left and arrival(entry) is not None]
     mine, my_waiters = _own(claims)
     if mine:
         first = [party for pid, party in holders.items() if pid != os.getpid()]
@@ -160,7 +160,7 @@ def waiting(line: Line) -> int:
         table = proc.of_file(os.stat(line.key, follow_symlinks=False))
     except OSError:
         return 0
-    return sum((entry.flock and entry.blocked) or _arrival(entry) is not None for entry in table)
+    return sum((entry.flock and entry.blocked) or arrival(entry) is not None for entry in table)
 
 
 def _mode(entry: Entry) -> str:
@@ -175,7 +175,7 @@ def _taken(table: list[Entry]) -> float | None:
     return None
 
 
-def _arrival(entry: Entry) -> tuple[int, str] | None:
+def arrival(entry: Entry) -> tuple[int, str] | None:
     """Of a waiter's ticket or mark: since when (CLOCK_BOOTTIME, nanoseconds), and the mode."""
     if entry.kind != "OFDLCK":
         return None
@@ -198,14 +198,14 @@ def _holder(pid: int, taken: float | None, *, inherited: bool = False, mode: str
 
 
 def _waiter(pid: int | None, entry: Entry) -> Party:
-    arrival = _arrival(entry)
-    assert arrival is not None
-    since = proc.epoch(arrival[0])
+    came = arrival(entry)
+    assert came is not None
+    since = proc.epoch(came[0])
     waited = max(0.0, time.time() - since)
     if pid is None:
-        return Party(None, since=since, since_exact=True, waited=waited, mode=arrival[1])
+        return Party(None, since=since, since_exact=True, waited=waited, mode=came[1])
     return proc.party(
-        pid, since=since, since_exact=True, waited=waited, mode=arrival[1], thread=proc.thread_of(pid)
+        pid, since=since, since_exact=True, waited=waited, mode=came[1], thread=proc.thread_of(pid)
     )
 
 

@@ -79,8 +79,13 @@ def table() -> list[Entry]:
 
 def of_file(status: os.stat_result) -> list[Entry]:
     """The locks on one file."""
+    return on(status, table())
+
+
+def on(status: os.stat_result, entries: list[Entry]) -> list[Entry]:
+    """Those of these locks that are on one file."""
     device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
-    same_inode = [entry for entry in table() if entry.inode == status.st_ino]
+    same_inode = [entry for entry in entries if entry.inode == status.st_ino]
     # On btrfs and others stat(2) tells an anonymous device that /proc/locks does not know.
     return [entry for entry in same_inode if entry.device == device] or same_inode
 
