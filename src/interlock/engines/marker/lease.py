@@ -56,6 +56,8 @@ LONGEST_TTL = 86400.0
 NAP = 1.0
 BLIND_NAP = 0.05
 _ECHOES = (0.0001, 0.0005, 0.002, 0.005, 0.01)
+_TRIES = 5
+"""Before it waits: somebody who is faster each time has it by now."""
 _CLOSE_WRITE = 0x8  # IN_CLOSE_WRITE: readers of the record come and go
 
 
@@ -64,6 +66,7 @@ class LeaseClaim(Claim):
 
     fd: Any = None  # an int, while its file is open
     number = 0
+    follows = False  # it is known to follow its predecessor
     head = b""  # of our record; what it says of our state stands behind it
     version = 0  # of our record: one more at each renewal
     private = ""  # the name under which it is made
@@ -133,7 +136,7 @@ class LeaseEngine:
         return True
 
     async def try_acquire(self, io: IO, claim: LeaseClaim, deadline: float) -> bool:
-        for _ in range(5):
+        for _ in range(_TRIES):
             won = await io.call(self._attempt, claim)
             if won is not None:
                 if won:
@@ -166,9 +169,9 @@ class LeaseEngine:
         if not why:
             return False
         claim.deadline = began + self.ttl * COUNTED
-        if not log.publish(claim, newest.number + 1, self.ttl):
+        if not log.publish(claim, newest, self.ttl):
             return None
-        if ops.clock() >= claim.deadline or not log.follows(claim, newest):
+        if not log.follows(claim, newest) or ops.clock() >= claim.deadline:
             self.drop(claim)
             return None
         log.sweep(claim.number)

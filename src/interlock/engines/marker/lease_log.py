@@ -26,6 +26,10 @@ predecessor, the very file that it had judged, is still there: since files are s
 never been there before. Whether that file is there is asked by giving it one more name (link), as caches cannot
 answer that. Where there are no links, a fresh listing and a look at it must do.
 
+So a record is *new* until that is known. One that stayed so (its maker gave up, or died) may be a stray, made with a
+number of long ago. Whoever builds on such a one asks for its predecessor besides, which it names, and so on down to
+one that is known to follow: as long as that is there, none above it was ever swept.
+
 A log is born with its first file in it, by the rename of a directory, so it is never seen empty, and by one contender
 only. Its first number is the time of day in microseconds, so a log that somebody removed is not begun with numbers
 that were used before.
@@ -42,7 +46,7 @@ from os.path import join
 from ..._errors import ProtocolError
 from . import lease_records as records
 from .lease_ops import NoLinks
-from .lease_records import HELD, RELEASED, Party, Record
+from .lease_records import GIVEN_UP, HELD, NEW, NOTHING, RELEASED, Party, Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,13 +71,15 @@ _PRIVATE = re.compile(r"\.([0-9]{20})-[0-9a-f]{32}p?", re.ASCII)
 class Newest:
     """The newest generation, as it was read. `record` None: it is being written, or cannot be understood."""
 
-    __slots__ = ("data", "kind", "number", "record", "released")
+    __slots__ = ("data", "follows", "kind", "number", "record", "released")
 
     def __init__(self, number: int, data: bytes) -> None:
         self.number = number
         self.data = data
         self.kind, self.record, tail = records.parse(data)
-        self.released = tail.startswith(RELEASED.encode())
+        state = tail[:1].decode()
+        self.released = state in (RELEASED, GIVEN_UP)
+        self.follows = state in (HELD, RELEASED)  # it is known to
         if self.record is not None and self.record.token != number:
             self.kind, self.record = "damaged", None
 
@@ -111,9 +117,9 @@ class Log:
     def begin(self, ttl: float, suspicious: bool) -> None:
         """Make the log, unless it is there. `suspicious`: there was one, so somebody may hold without knowing that it
         is gone; then it begins with a lease of nobody, which runs out."""
-        number = int(self.ops.wall() * 1e6)
+        number = max(int(self.ops.wall() * 1e6), 1)
         nonce = self.ops.nonce()
-        head = records.encode(Record(number, nonce, ttl, Party(0, 0, 0, 0, "", ""), 0.0))
+        head = records.encode(Record(number, nonce, NOTHING, ttl, Party(0, 0, 0, 0, "", ""), 0.0))
         state = records.tail(HELD if suspicious else RELEASED, 0)
         self.ops.begin(self.directory, f"{number:020d}", head + state, nonce)
         self._known = 0
@@ -163,12 +169,14 @@ class Log:
 
     # ---- the next generation
 
-    def publish(self, claim: LeaseClaim, number: int, ttl: float) -> bool:
+    def publish(self, claim: LeaseClaim, before: Newest, ttl: float) -> bool:
         """Make a generation that is ours. False: somebody was faster, or it cannot be told; `claim` has nothing."""
         ops = self.ops
         nonce = ops.nonce()
-        claim.number = number
-        claim.head = records.encode(Record(number, nonce, ttl, ops.me(), ops.wall()))
+        claim.number = number = before.number + 1
+        claim.follows = False
+        after = NOTHING if before.record is None else before.record.nonce
+        claim.head = records.encode(Record(number, nonce, after, ttl, ops.me(), ops.wall()))
         if not (self._linked(claim, nonce) if self._links else self._created(claim)):
             ops.abandon(claim)
             self._known = number  # by the answer that it exists; the listing may not show it yet
@@ -180,7 +188,7 @@ class Log:
         target = self.file(claim.number)
         claim.private = join(self.directory, f".{claim.number:020d}-{nonce}")
         ops.create(claim, claim.private)
-        ops.write(claim.fd, claim.head + records.tail(HELD, 0), settle=not self.trusted)
+        ops.write(claim.fd, claim.head + records.tail(NEW, 0), settle=not self.trusted)
         try:
             won = ops.link(claim.private, target) or self._is_ours(target, nonce)
         except NoLinks:
@@ -209,7 +217,7 @@ class Log:
         except FileExistsError:
             return False
         try:
-            ops.write(claim.fd, claim.head + records.tail(HELD, 0), settle=True)
+            ops.write(claim.fd, claim.head + records.tail(NEW, 0), settle=True)
         except OSError:
             if ops.current(claim.fd, target):  # nobody has believed in it, and no successor can have this number
                 ops.unlink(target)
@@ -217,20 +225,37 @@ class Log:
         return True
 
     def follows(self, claim: LeaseClaim, before: Newest) -> bool:
-        """Is the generation that was judged still there, now that its successor is made?"""
+        """Is the generation that was judged still there, now that its successor is made? Then the successor says so."""
         assert before.record is not None
-        file = self.file(before.number)
-        if self.trusted:
-            return self._is_ours(file, before.record.nonce)
-        if self._links:
+        if not self._links and not self.trusted:
+            names = self.ops.names(self.directory) or []
+            if any(_GENERATION.fullmatch(name) and int(name) > claim.number for name in names):
+                return False
+        number, nonce = before.number, before.record.nonce
+        while True:
+            its = self._ask(claim, number, nonce)
+            if its is None or its.record is None:
+                return False
+            if its.follows:
+                break
+            number, nonce = number - 1, its.record.after
+        claim.follows = True
+        self.ops.write(claim.fd, claim.head + records.tail(HELD, 0), settle=not self.trusted)
+        return True
+
+    def _ask(self, claim: LeaseClaim, number: int, nonce: str) -> Newest | None:
+        """The generation of this number, if it is there and the one of this nonce."""
+        file = self.file(number)
+        if self.trusted or not self._links:
+            data = self.ops.read(file)
+        else:
             probe = join(self.directory, f".{claim.number:020d}-{self.ops.nonce()}p")
             try:
-                return self.ops.link(file, probe) and self._is_ours(probe, before.record.nonce)
+                data = self.ops.read(probe) if self.ops.link(file, probe) else None
             finally:
                 self.ops.unlink(probe)
-        names = self.ops.names(self.directory) or []
-        newer = any(_GENERATION.fullmatch(name) and int(name) > claim.number for name in names)
-        return not newer and self._is_ours(file, before.record.nonce)
+        found = None if data is None else Newest(number, data)
+        return found if found is not None and found.record is not None and found.record.nonce == nonce else None
 
     def sweep(self, number: int) -> None:
         """Remove what is far behind our generation, upwards: see (1) and (3) above."""
@@ -251,11 +276,12 @@ class Log:
 
     def overrule(self, claim: LeaseClaim, now: Newest, ttl: float) -> bool:
         """Make the next generation, released: whoever owned the newest is lost. False: somebody was faster."""
-        if not self.publish(claim, now.number + 1, ttl):
+        if not self.publish(claim, now, ttl):
             return False
-        self.ops.write(claim.fd, claim.head + records.tail(RELEASED, 1), settle=not self.trusted)
+        done = now.record is None or self.follows(claim, now)  # what nobody can read is settled by this very decision
+        claim.follows = done
         self.ops.abandon(claim)
-        return True
+        return done
 
 
 _WHY = {

@@ -17,7 +17,7 @@ import time
 from ..._errors import UnsafePathError
 from ..._wait.keeping import keeping, now
 from . import identity
-from .lease_records import MAX_SIZE, RELEASED, Party, tail
+from .lease_records import GIVEN_UP, MAX_SIZE, RELEASED, Party, tail
 from .ops import CREATE, PIN, READ, kind
 
 TYPE_CHECKING = False
@@ -195,7 +195,8 @@ class LeaseOps:
         if claim.fd is not None:
             try:
                 if claim.head:
-                    self.write(claim.fd, claim.head + tail(RELEASED, claim.version + 1), settle=False)
+                    state = RELEASED if claim.follows else GIVEN_UP
+                    self.write(claim.fd, claim.head + tail(state, claim.version + 1), settle=False)
             except OSError:  # nobody renews it
                 pass
             self.close(claim)

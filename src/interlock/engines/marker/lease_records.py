@@ -1,11 +1,13 @@
 """What a generation of a lease log says: who has it, and whether it still has.
 
 A file is a *head*, which never changes once it is there, and a *tail* of fixed length, which its owner rewrites in
-place: `H` (held) with a number that each renewal raises, or `R` (released), which it stays.
+place: `N` (new: made, and not yet known to follow its predecessor), `H` (held) with a number that each renewal raises,
+and at the end `R` (released) or `V` (given up while new).
 
     interlock-lease/1
     token=1795617600000123
     nonce=9f...                        32 hexadecimal digits, of this acquisition
+    after=04...                        the nonce of its predecessor
     ttl=30.0
     pid=4711
     start=835072                       when that process began, in its kernel's count; 0: not known
@@ -31,17 +33,19 @@ if TYPE_CHECKING:
 
     Kind = Literal["record", "torn", "future", "foreign", "damaged"]
 
-__all__ = ["HELD", "MAX_SIZE", "RELEASED", "Party", "Record", "encode", "parse", "tail"]
+__all__ = ["GIVEN_UP", "HELD", "MAX_SIZE", "NEW", "NOTHING", "RELEASED", "Party", "Record", "encode", "parse", "tail"]
 
-HELD, RELEASED = "H", "R"
+NEW, HELD, RELEASED, GIVEN_UP = "N", "H", "R", "V"
+NOTHING = "0" * 32
+"""In place of a nonce."""
 MAX_SIZE = 4096
 _MAGIC = b"interlock-lease/1\n"
 _FAMILY = b"interlock-lease/"
-_FIELDS = ("token", "nonce", "ttl", "pid", "start", "boot", "space", "host", "since", "command")
+_FIELDS = ("token", "nonce", "after", "ttl", "pid", "start", "boot", "space", "host", "since", "command")
 _NONCE = re.compile(r"[0-9a-f]{32}")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,38}", re.ASCII)
 _REAL = re.compile(r"[0-9]{1,15}(\.[0-9]{1,17})?", re.ASCII)
-_TAIL = re.compile(rb"[HR] [0-9]{20}\n")
+_TAIL = re.compile(rb"[NHRV] [0-9]{20}\n")
 _COMMAND_MAX = 200
 
 
@@ -61,6 +65,7 @@ class Record(NamedTuple):
 
     token: int
     nonce: str
+    after: str
     ttl: float
     party: Party
     since: float
@@ -72,7 +77,7 @@ def encode(record: Record) -> bytes:
 
     party = record.party
     values = (
-        record.token, record.nonce, f"{record.ttl:.6f}", party.pid, party.start, party.boot, party.space,
+        record.token, record.nonce, record.after, f"{record.ttl:.6f}", party.pid, party.start, party.boot, party.space,
         _line(party.host), f"{record.since:.3f}", _line(party.command),
     )  # fmt: skip
     lines = "".join(f"{name}={value}\n" for name, value in zip(_FIELDS, values, strict=True))
@@ -117,13 +122,15 @@ def _head(head: bytes, check: bytes) -> Record | None:
         and all(map(_NUMBER.fullmatch, numbers))
         and all(map(_REAL.fullmatch, reals))
         and _NONCE.fullmatch(fields["nonce"])
+        and _NONCE.fullmatch(fields["after"])
         and float(reals[0]) > 0
     )
     if not right:
         return None
     token, pid, start, boot, space = map(int, numbers)
     ttl, since = map(float, reals)
-    return Record(token, fields["nonce"], ttl, Party(pid, start, boot, space, fields["host"], fields["command"]), since)
+    party = Party(pid, start, boot, space, fields["host"], fields["command"])
+    return Record(token, fields["nonce"], fields["after"], ttl, party, since)
 
 
 def _line(text: str) -> str:
