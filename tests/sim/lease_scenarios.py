@@ -142,6 +142,15 @@ def _looks_where_caches_answer(self: Log, claim: LeaseClaim, before: Newest) -> 
     return self._is_ours(self.file(before.number), before.record.nonce)
 
 
+@plant(Bug("two holders|fencing", 3, stale=1, jumps=1, patches=SWEEPS, preemptions=2), Log, "follows")
+def _builds_on_strays(self: Log, claim: LeaseClaim, before: Newest) -> bool:
+    """Takes any generation that is there for one that follows: but it may be a stray of the contender's own. This was
+    in the first version, and the explorer found it."""
+    assert before.record is not None
+    claim.follows = self._ask(claim, before.number, before.record.nonce) is not None
+    return claim.follows
+
+
 @plant(Bug("two holders|fencing", 2, (1, 2), jumps=1, trusted=True))
 class ChecksThenUnlinks(SimLeaseEngine):
     """Releases by removing its generation, if that is still the newest: when it gets to it, it may be no more."""

@@ -30,10 +30,10 @@ CASES: dict[str, tuple[Any, ...]] = {
 
 SLOW: dict[str, tuple[Any, ...]] = {
     "three, killed": (3, 1, {"trusted": True, "crashes": 1}),
-    "three, all at once, two preemptions": (
+    "three, all at once, one preemption": (
         3,
         1,
-        {"crashes": 1, "jumps": 1, "stale": 1, "patches": SWEEPS, "preemptions": 2},
+        {"crashes": 1, "jumps": 1, "stale": 1, "patches": SWEEPS, "preemptions": 1},
     ),
 }
 
