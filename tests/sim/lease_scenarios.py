@@ -178,7 +178,7 @@ class BeginsAnyway(SimLeaseEngine):
 # ---- holding
 
 
-@plant(Bug("two holders", 2, jumps=1, renewals=1, trusted=True))
+@plant(Bug("two holders", 2, jumps=1, renewals=2, trusted=True))
 class RenewsTooLate(SimLeaseEngine):
     """Takes a renewal for good whenever it is done, and looks for no successor."""
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from .._model import Claim
     from .simprocess import Patch
     from .simscript import Request
-    from .simworld import Choice, Parts
+    from .simworld import Choice, How, Parts
 
 __all__ = ["TTL", "SimDisk", "SimLeaseEngine", "SimLeaseOps", "lease_program"]
 
@@ -246,8 +246,8 @@ class SimDisk(World):
     def excused(self, one: int, other: int) -> bool:
         return self._over(one) or self._over(other)
 
-    def on_enter(self, who: int, token: int | None = None) -> None:
-        super().on_enter(who)
+    def on_enter(self, who: int, token: int | None = None, how: How = "write") -> None:
+        super().on_enter(who, how=how)
         if token is not None and not self._over(who):
             if token <= (self.get("tokens") or 0):
                 raise Broken(f"fencing token {token} came after {self.get('tokens')}")
