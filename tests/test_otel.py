@@ -184,3 +184,10 @@ def test_without_a_provider_it_does_nothing() -> None:
 def test_the_library_does_not_load_it() -> None:
     code = "import sys, interlock\nwith interlock.observe(print): pass\nsys.exit('opentelemetry' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=30).returncode == 0
+
+
+def test_without_opentelemetry_it_says_what_to_install() -> None:
+    code = "import sys\nsys.modules['opentelemetry'] = None\nimport interlock.otel"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert 'ModuleNotFoundError: interlock.otel needs OpenTelemetry: pip install "interlock[otel]"' in done.stderr

@@ -242,3 +242,15 @@ def test_a_shared_fixture_cannot_yield(project: pytest.Pytester) -> None:
         "def test(server): pass\n"
     )
     run(project).stdout.fnmatch_lines(["*server: a shared fixture returns its value*"])
+
+
+def test_a_conftest_with_a_shared_fixture_raises_no_warning(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(
+        'pytest_plugins = ["interlock.testing.plugin"]\n'
+        "from interlock.testing.plugin import shared_fixture\n"
+        "@shared_fixture\n"
+        "def dataset(): return 5\n"
+    )
+    pytester.makepyfile("def test(dataset): assert dataset == 5")
+    done = pytester.runpytest_subprocess("-W", "error")
+    done.assert_outcomes(passed=1)

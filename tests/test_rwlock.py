@@ -6,6 +6,7 @@ import asyncio
 import os
 import pickle
 import stat
+import subprocess
 import sys
 import threading
 import time
@@ -120,6 +121,26 @@ def test_an_upgrade_waits_for_the_readers_and_keeps_new_ones_out(path: str) -> N
         assert hold.mode == "write"
         hold.release()
     assert taken(path) == FREE
+
+
+def test_an_upgrade_that_times_out_names_a_reader_not_itself(path: str) -> None:
+    code = "import sys, interlock\nwith interlock.RWLock(sys.argv[1]).read(): print(flush=True), sys.stdin.read()"
+    with RWLock(path).update() as hold, subprocess.Popen(
+        [sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as reader:
+        assert reader.stdout is not None
+        reader.stdout.readline()
+        with pytest.raises(Timeout) as caught:
+            hold.upgrade(timeout=0.02)
+        assert caught.value.holder is not None
+        assert caught.value.holder.pid == reader.pid
+        assert "in this process" not in str(caught.value)
+        assert reader.stdin is not None
+        reader.stdin.close()
+    with RWLock(path).update() as hold, in_thread(RWLock(path).read) as other:
+        with pytest.raises(Timeout, match="in this process"):
+            hold.upgrade(timeout=0.02)
+        other.result.release()
 
 
 def test_only_update_holds_are_upgraded(path: str) -> None:

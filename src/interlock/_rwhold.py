@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from time import monotonic
 
 from ._core.acquire import acquire, run
@@ -104,7 +105,7 @@ class RWHold(_Modes, Hold):
         if claim is not None:
             began = monotonic()
             if not self._upgrade(claim, began + limit):
-                raise timed_out(claim.line, self.resource, monotonic() - began)
+                raise _still_read(claim.line, self.resource, monotonic() - began)
 
     def try_upgrade(self) -> bool:
         """One attempt, without waiting. False: somebody reads."""
@@ -159,7 +160,7 @@ class AsyncRWHold(_Modes, AsyncHold):
             began = monotonic()
             io = running()
             if not await acquire(io, _Upgrade(claim), began + limit):
-                raise timed_out(claim.line, self.resource, monotonic() - began)
+                raise _still_read(claim.line, self.resource, monotonic() - began)
 
     async def try_upgrade(self) -> bool:
         """One attempt, without waiting. False: somebody reads."""
@@ -186,3 +187,14 @@ def together(one: Mode, other: Mode) -> bool:
 def timed_out(line: Line, resource: str, waited: float) -> Timeout:
     holder, hint = line.engine.blame(line)
     return Timeout(resource, waited, holder, hint)
+
+
+def _still_read(line: Line, resource: str, waited: float) -> Timeout:
+    """Of an upgrade: names one of those whom it waited for, not the updater itself."""
+    try:
+        report = line.engine.inspect(line)
+    except OSError:
+        return Timeout(resource, waited, None, "")
+    reader = next((party for party in report.holders if party.mode != "update"), None)
+    here = reader is not None and reader.pid == os.getpid()
+    return Timeout(resource, waited, reader, "in this process" if here else report.facts.get("cycle", ""))

@@ -21,8 +21,15 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from opentelemetry import metrics, trace
-from opentelemetry.trace import Status, StatusCode
+try:
+    from opentelemetry import metrics, trace
+    from opentelemetry.trace import Status, StatusCode
+except ModuleNotFoundError as error:
+    if not (error.name or "").startswith("opentelemetry"):
+        raise
+    raise ModuleNotFoundError(
+        'interlock.otel needs OpenTelemetry: pip install "interlock[otel]"', name=error.name, path=error.path
+    ) from error
 
 from . import __version__
 from ._observe import Event, Observation, observe

@@ -13,6 +13,8 @@ is theirs. `@pytest.mark.interlock_leaks` lets one test leak, `interlock_leaks =
 off.
 
 **Shared fixtures.** See `shared_fixture`.
+
+(A conftest.py imports this module before pytest loads it as a plugin. PYTEST_DONT_REWRITE: so no warning about that.)
 """
 
 from __future__ import annotations
