@@ -92,7 +92,7 @@ class Keys:
             ready, _, _ = select.select(watched, [], [], left)
             if self._source in ready:
                 pressed = os.read(self._source, 64)
-                if not pressed or pressed in (b"q", b"Q", b"\x03", b"\x04"):
+                if not pressed or any(key in b"qQ\x03\x04" for key in pressed):  # keys typed fast come together
                     return "end"
             if self._bell in ready:
                 os.read(self._bell, 64)
