@@ -276,3 +276,10 @@ def test_a_lease_that_ran_out_is_refused_though_nobody_came(path: Path, tmp_path
     finally:
         holder.kill()
         holder.communicate()
+
+
+def test_what_is_no_hold_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    fence = Fence(tmp_path / "state.json")
+    with pytest.raises(TypeError, match="not str"):
+        fence.write("12", b"data")  # type: ignore[arg-type]
+    assert not (tmp_path / "state.json").exists()

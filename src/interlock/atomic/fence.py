@@ -92,9 +92,10 @@ class Fence:
         only its token came here, that number. The file is replaced whole and synced, mode and owner are kept. A crash
         leaves the old content or the new.
 
-        Raises `StaleTokenError`; `LostError` and `NotHeldError` of the hold; `UnsupportedError` where its engine
-        gives no tokens; `Timeout` if another writer does not come to its end; and the kernel's `OSError`. Then
-        nothing was written, unless the error is of the last step, the sync of the directory.
+        Raises `StaleTokenError`; `LostError` and `NotHeldError` of the hold; `TypeError` for what is neither a hold nor
+        a number; `UnsupportedError` where its engine gives no tokens; `Timeout` if another writer does not come to its
+        end; and the kernel's `OSError`. Then nothing was written, unless the error is of the last step, the sync of
+        the directory.
         """
         if isinstance(data, str):
             data = data.encode()
@@ -164,6 +165,8 @@ def _token(hold: Hold | AsyncHold | int) -> int:
         if isinstance(hold, bool) or not 0 < hold < 1 << 64:
             raise ValueError(f"{hold!r} is not a fencing token")
         return hold
+    if not hasattr(hold, "token"):
+        raise TypeError(f"a hold or its fencing token is what a fence takes, not {type(hold).__name__}")
     token = hold.token
     if token is None:
         raise UnsupportedError(f"{hold.resource}: this hold has no fencing token, so nothing can be fenced with it")
