@@ -96,9 +96,11 @@ def start(path: Path, worker: int, change: Callable[[Path, int, int], None], upd
 
 
 def run(
-    path: Path, change: Callable[[Path, int, int], None], *, updates: int, every: float
+    path: Path, change: Callable[[Path, int, int], None], *, updates: int, every: int
 ) -> tuple[int, list[str]]:
-    """Let all work, and kill one now and then. Returns how many kills met somebody, and what readers saw wrong."""
+    """Let all work, and kill one somewhere after each `every` updates.
+
+    Returns how many kills met somebody, and what readers saw wrong."""
     dice, over = random.Random(7), threading.Event()
     wrong: list[str] = []
     seen: list[int] = [0]
@@ -121,9 +123,10 @@ def run(
     reader = threading.Thread(target=read)
     reader.start()
     kills = 0
-    next_kill = time.monotonic() + every
+    next_kill = every
     while running:
-        if time.monotonic() >= next_kill:
+        if seen[0] >= next_kill:
+            time.sleep(dice.uniform(0, 0.003))  # anywhere in an update
             os.kill(dice.choice(list(running)), signal.SIGKILL)
             next_kill += every
         pid, status = os.waitpid(-1, os.WNOHANG)
@@ -164,7 +167,7 @@ def test_nothing_is_lost(
 ) -> None:
     path = directory / "state.json"
     began = time.monotonic()
-    kills, wrong = run(path, change, updates=number, every=0.25)
+    kills, wrong = run(path, change, updates=number, every=25)
     updates = json.loads(path.read_bytes())["updates"]
     summary = f"{len(updates)} updates, {kills} kills, {time.monotonic() - began:.1f} s"
     record_property("summary", summary)
@@ -184,5 +187,5 @@ def test_without_its_protection_it_loses(directory: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(update, "Lock", Lie)
     monkeypatch.setattr(update, "sweep", lambda *args, **options: None)
     path = directory / "state.json"
-    _kills, _wrong = run(path, plain, updates=25, every=1000)
+    _kills, _wrong = run(path, plain, updates=25, every=10**9)
     assert any("lost" in fault for fault in judge(path, 25))
