@@ -314,12 +314,19 @@ def test_a_forgotten_hold_ends(tmp_path: Path) -> None:
 def test_tasks_hold_for_themselves(tmp_path: Path) -> None:
     async def all_of_it(lock: Any) -> None:
         inside = {"read": 0, "write": 0}
-        most = [0]
+        met = asyncio.Event()
+
+        async def meet() -> None:
+            async with lock.read_lock(30):
+                inside["read"] += 1
+                if inside["read"] == 2:
+                    met.set()
+                await asyncio.wait_for(met.wait(), 20)
+                inside["read"] -= 1
 
         async def read() -> None:
             async with lock.read_lock(30):
                 inside["read"] += 1
-                most[0] = max(most[0], inside["read"])
                 assert not inside["write"]
                 await asyncio.sleep(0.005)
                 inside["read"] -= 1
@@ -331,8 +338,8 @@ def test_tasks_hold_for_themselves(tmp_path: Path) -> None:
                 await asyncio.sleep(0.002)
                 inside["write"] -= 1
 
+        await asyncio.gather(meet(), meet())
         await asyncio.gather(*[read() for _ in range(6)], *[write() for _ in range(4)])
-        assert most[0] > 1
         await lock.acquire_write()
         waiting = asyncio.create_task(lock.acquire_read())
         await asyncio.sleep(0.05)
