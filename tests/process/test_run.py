@@ -34,14 +34,14 @@ TOOL = [sys.executable, "-m", "interlock"]
 linux = pytest.mark.skipif(sys.platform != "linux", reason="holders are known, and events come, on Linux only")
 
 REPORTER = """
-import os, signal, sys
+import os, signal, sys, time
 def say(text):
     os.write(1, text.encode() + b"\\n")  # print() must not be interrupted by itself
 for number in map(int, sys.argv[1:]):
     signal.signal(number, lambda number, frame: say(signal.Signals(number).name))
 say("ready")
 while True:
-    signal.pause()
+    time.sleep(0.05)  # signal.pause() loses a signal that comes between Python's last look and the system call
 """
 """A command that says which signals it gets, and ends by none of them."""
 
