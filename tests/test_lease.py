@@ -305,6 +305,29 @@ def test_a_renewal_that_fails_for_a_while_loses_nothing(path: Path) -> None:
             time.sleep(0.05)
 
 
+@pytest.mark.parametrize("renews", [True, False])
+def test_a_descriptor_that_is_a_file_of_the_users_by_now_is_left_alone(path: Path, renews: bool) -> None:
+    """A daemon closes all descriptors at its start; the next file that it opens gets the lease's number."""
+    hold = lock(path, TTL if renews else 30.0).acquire()
+    claim = hold._claim
+    assert claim is not None
+    number = claim.fd  # type: ignore[attr-defined]
+    os.close(number)
+    data = path.with_name("data")
+    mine = os.open(data, os.O_RDWR | os.O_CREAT)
+    try:
+        assert mine == number
+        os.write(mine, b"precious")
+        if renews:
+            assert hold.lost.wait(10)
+            assert "descriptor" in hold.lost.reason
+        hold.release()
+        assert data.read_bytes() == b"precious"
+        os.fstat(mine)
+    finally:
+        os.close(mine)
+
+
 # ---- who has died, and who has not
 
 
@@ -355,6 +378,35 @@ except Timeout as error:
 """
     told = subprocess.run([*prefix, sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert (other.pid, told) == (1, "1\n")
+
+
+def test_a_child_with_its_parents_pid_in_a_namespace_of_its_own(path: Path) -> None:
+    """Pid 1 of a container forks a sandbox whose pid 1 sees no other process: that proves nobody's death."""
+    program = f"""
+        import ctypes, os, time
+        from interlock import Lock, Timeout
+        lock = Lock({os.fspath(path)!r}, primitive="marker")
+        with lock:
+            pass
+        told, tell = os.pipe()
+        owner = os.fork()
+        if not owner:
+            hold = lock.acquire()
+            os.write(tell, b"x")
+            time.sleep(100)
+        os.read(told, 1)
+        assert ctypes.CDLL(None).unshare(0x20000000) == 0  # CLONE_NEWPID
+        if not os.fork():
+            try:
+                print(lock.acquire(0.3))
+            except Timeout as error:
+                print(os.getpid(), error.holder.pid == owner, flush=True)
+            os._exit(0)
+        os.wait()
+    """
+    command = [*unshared("--pid", "--mount-proc"), sys.executable, "-c", textwrap.dedent(program)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert told == "1 True\n"
 
 
 def test_another_name_of_this_host_proves_nothing_and_hides_nothing(path: Path, holder: Callable[..., Holder]) -> None:

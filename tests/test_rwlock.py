@@ -550,3 +550,44 @@ def until(true: Callable[[], Any]) -> None:
     while not true():
         assert time.monotonic() < limit
         time.sleep(0.001)
+
+
+@pytest.mark.parametrize("replaced", ["before", "meanwhile"])
+def test_an_upgrade_of_a_file_that_is_gone_is_lost(path: str, replaced: str) -> None:
+    """Somebody else may write at the path by now."""
+    hold = RWLock(path).update()
+    reader = RWLock(path).read()
+    told: list[BaseException] = []
+
+    def upgrade() -> None:
+        try:
+            hold.upgrade(20)
+        except LostError as error:
+            told.append(error)
+
+    thread = threading.Thread(target=upgrade)
+    if replaced == "meanwhile":
+        thread.start()
+        while not taken(path)["read"]:  # its ticket keeps others out once it waits
+            time.sleep(0.001)
+    os.unlink(path)
+    with RWLock(path).write(5) as writer:
+        if replaced == "before":
+            thread.start()
+        thread.join(10)  # it does not wait for the reader of a file that is nobody's lock any more
+        assert len(told) == 1
+        assert hold.mode == "update"
+        assert not writer.lost
+    reader.release()
+    hold.release()
+
+
+@pytest.mark.parametrize("mode", ["read", "update", "write"])
+def test_a_hold_whose_descriptor_was_closed_is_lost(path: str, mode: str) -> None:
+    hold = getattr(RWLock(path), mode)()
+    os.close(hold._claim.fd)
+    assert hold.lost
+    assert "descriptor" in hold.lost.reason
+    with pytest.raises(LostError):
+        hold.assert_held()
+    hold.release()

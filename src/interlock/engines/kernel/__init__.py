@@ -28,7 +28,7 @@ fails after a wake-up is repeated after short naps that grow, then after the nap
 from __future__ import annotations
 
 import sys
-from errno import EAGAIN, ESTALE
+from errno import EAGAIN, EBADF, ESTALE
 from itertools import repeat, starmap
 from os import fsencode
 from os.path import dirname
@@ -366,6 +366,8 @@ class KernelEngine:
             if fd is None or self.ops.current(fd, path):
                 return ""
         except OSError as error:
+            if error.errno == EBADF:
+                return f"the descriptor that locked {path} was closed by somebody else in this process"
             if error.errno != ESTALE:
                 raise
         return f"{path} was unlinked or replaced while it was held"

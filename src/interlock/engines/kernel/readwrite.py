@@ -184,10 +184,14 @@ class Lane(RangedEngine):
         if fd is None:
             raise NotHeldError(f"{claim.line.resource} was released while it was upgraded")
         claim.upgrading = True
-        if not self._range(fd, _WRITE_DATA, path):
-            return False
-        if not self.ops.try_lock(fd, path, EXCLUSIVE):
+        granted = self._range(fd, _WRITE_DATA, path)
+        if granted and not self.ops.try_lock(fd, path, EXCLUSIVE):
             self._share_again(claim)
+            granted = False
+        reason = self.lost(claim)  # it may have waited long, and at the path another one may write by now
+        if reason:
+            raise LostError(f"{claim.line.resource} is lost: {reason}")
+        if not granted:
             return False
         claim.mode = "write"
         self._calm(claim)

@@ -54,6 +54,7 @@ def me() -> Identity:
 
 def _forget() -> None:
     _mine.clear()
+    _party.clear()  # a child may have its parent's pid, 1, in a namespace of its own
     _proc.clear()
 
 

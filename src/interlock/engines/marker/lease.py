@@ -65,6 +65,7 @@ class LeaseClaim(Claim):
     """A stake in a lease: the generation that is, or would be, ours."""
 
     fd: Any = None  # an int, while its file is open
+    made: tuple[int, int] | None = None  # device and inode of that file
     number = 0
     follows = False  # it is known to follow its predecessor
     head = b""  # of our record; what it says of our state stands behind it
@@ -190,6 +191,9 @@ class LeaseEngine:
         with claim.mutex:
             if claim.gone or claim.fd is None:
                 return claim.gone or "it was released"
+            if not self.ops.ours(claim):
+                claim.gone = "its descriptor was closed by somebody else in this process, so it cannot be renewed"
+                return claim.gone
             log = self.log(claim.line.key)
             began = self.ops.clock()
             claim.version += 1

@@ -112,8 +112,22 @@ class LeaseOps:
 
     def create(self, claim: LeaseClaim, path: str) -> None:
         """A new, empty file. The claim owns its descriptor from the instant that it exists."""
+        claim.made = None
         for claim.fd in map(os.open, (path,), (CREATE,), (0o644,)):  # see the kernel engine
             break
+        status = os.fstat(claim.fd)
+        claim.made = (status.st_dev, status.st_ino)
+
+    def ours(self, claim: LeaseClaim) -> bool:
+        """Is the descriptor still that of the file we made? Who closes all descriptors (a daemon at its start) closes
+        this one too, and then its number may be a file of the user's, which must not get our record."""
+        if claim.made is None:
+            return True
+        try:
+            status = os.fstat(claim.fd)
+        except OSError:
+            return False
+        return (status.st_dev, status.st_ino) == claim.made
 
     def link(self, source: str, target: str) -> bool:
         """Give a file one more name, unless that is taken, or the source is gone (False). Raises `NoLinks`."""
@@ -192,6 +206,8 @@ class LeaseOps:
 
     def abandon(self, claim: LeaseClaim) -> None:
         """End what was, or is being, made for this claim: released, whatever name it has by now. Idempotent."""
+        if claim.fd is not None and not self.ours(claim):
+            claim.fd = None
         if claim.fd is not None:
             try:
                 if claim.head:
