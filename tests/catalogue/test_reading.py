@@ -106,7 +106,14 @@ def test_a_record_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize(
     ("version", "says"),
-    [("5", "too old"), (8, "'8'"), ("eight", "'6' to '9'"), ("", "'6' to '9'"), (None, "None"), ("9" * 20, "'6'")],
+    [
+        ("5", "too old"),
+        (8, "version is 8,"),
+        ("eight", "'6' to '9'"),
+        ("", "'6' to '9'"),
+        (None, "None"),
+        ("9" * 20, "'6'"),
+    ],
 )
 def test_a_version_that_is_not_read(tmp_path: Path, version: object, says: str) -> None:
     path = tmp_path / "x.json"

@@ -106,6 +106,22 @@ def test_what_no_list_has_gets_into_one(store: Store) -> None:
     assert len(hashes(fresh, "v")) == 6, "Spack's index still knew the views"
 
 
+def test_views_survive_a_damaged_list(store: Store) -> None:
+    """One list of several: those whose only list it was, and those of which it only said a further view."""
+    store.put(*numbered(0), views=["w"])
+    only_list, only_view = store.chain.listing().deltas[3], newest(store)
+    store.put(*numbered(7))
+    store.index()
+    for name in (only_list, only_view):
+        flip(os.path.join(store.layout.chain, name))
+    fresh = Store(store.root, durable=False)
+    assert fresh.verify(repair=True).clean
+    assert len(hashes(fresh)) == 7
+    assert len(hashes(fresh, "v")) == 6
+    assert hashes(fresh, "w") == [numbered(0)[0]["spec"]["nodes"][0]["hash"]]
+    assert Store(store.root).verify().problems == ()
+
+
 def test_a_damaged_list_is_not_read(store: Store) -> None:
     flip(newest(store))
     with pytest.raises(DamagedError, match="d000000000006"):

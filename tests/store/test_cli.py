@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,53 @@ def test_get_runs_a_command_that_holds_the_build(root: Path, spec: Path, tmp_pat
     assert out == f"{len(numbered(3)[1])} ()\n"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there an open file cannot be deleted")
+def test_the_command_holds_the_build_when_get_is_killed(root: Path, spec: Path, tmp_path: Path) -> None:
+    run("put", root, spec, tmp_path / "a.tar.gz")
+    program = "import os, sys; print(os.getpid(), flush=True); sys.stdin.read(); print(os.path.exists(sys.argv[1]))"
+    archive = run("get", root, HASH)[0].strip()
+    command = [sys.executable, "-c", program, archive]
+    words = [sys.executable, "-m", "interlock", "store", "get", root, HASH, "--", *command]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as get:
+        assert get.stdin is not None
+        assert get.stdout is not None
+        assert int(get.stdout.readline()) != get.pid
+        get.kill()
+        get.wait(30)
+        store = Store(root)
+        assert store.gc(keep=[], grace=0).builds == ()
+        get.stdin.close()
+        assert get.stdout.read() == "True\n"
+    deadline = time.monotonic() + 30
+    while not store.gc(keep=[], grace=0).builds:  # the kernel closes a process's files one by one
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_output_that_cannot_be_written(root: Path, spec: Path, tmp_path: Path) -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("there is no /dev/full")
+    run("put", root, spec, tmp_path / "a.tar.gz")
+    for words in (["list", root], ["get", root, HASH], ["verify", root, "--json"], ["gc", root, "-n"]):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "interlock", "store", *map(str, words)],
+                stdout=full, stderr=subprocess.PIPE, text=True, timeout=60,
+            )  # fmt: skip
+        assert done.returncode == 125, words
+        assert done.stderr == "interlock: standard output: No space left on device\n"
+
+
+def test_bad_input_makes_no_store(root: Path, spec: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "a.tar.gz"
+    run("put", root, archive, spec, status=3)
+    run("put", root, spec, tmp_path / "none", status=3)
+    run("put", root, spec, archive, "--view", "../x", status=3)
+    run("put", root, spec, archive, "--lock", "gopher://x", status=3)
+    run("import", root, tmp_path, status=3)
+    assert not root.exists()
+
+
 def test_many_are_put_from_a_listing(tmp_path: Path, root: Path, spec: Path) -> None:
     item = {"spec": str(spec), "archive": str(tmp_path / "a.tar.gz"), "views": ["a", "b"]}
     (tmp_path / "listing").write_text(json.dumps(item) + "\n")
@@ -103,8 +151,10 @@ def test_a_build_that_fails(root: Path, spec: Path) -> None:
     _out, err = run("build", root, spec, "--", "false", status=1)
     assert HASH in err
     assert "exit status: 1" in err
-    _out, err = run("build", root, spec, "--", "true", status=3)
-    assert "archive" in err, "it wrote none"
+    _out, err = run("build", root, spec, "--", "true", status=1)
+    assert "nothing was written to $INTERLOCK_ARCHIVE" in err
+    _out, err = run("build", root, spec, "--", "no-such-command", status=1)
+    assert "no-such-command: No such file" in err
     assert hashes(Store(root)) == []
 
 

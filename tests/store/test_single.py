@@ -98,6 +98,41 @@ def test_those_who_wait_see_progress_and_are_told(store: Store, monkeypatch: pyt
     assert told[0].news == "linking"
 
 
+def test_a_builder_without_an_archive_has_failed_for_those_who_wait(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, waiting = threading.Event(), threading.Event()
+    errors: list[BaseException] = []
+    failure = single._failure
+
+    def look(store: Store, hash_: str) -> dict[str, str] | None:
+        """The second call has looked for former failures before the first one fails."""
+        found = failure(store, hash_)
+        if threading.current_thread() is threading.main_thread():
+            waiting.set()
+        return found
+
+    def nothing(job: Job) -> str:
+        started.set()
+        assert waiting.wait(30)
+        return os.path.join(job.directory, "none")
+
+    def first() -> None:
+        try:
+            Store(store.root, durable=False).get_or_build(SPEC, nothing)
+        except FileNotFoundError as error:
+            errors.append(error)
+
+    monkeypatch.setattr(single, "_failure", look)
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert started.wait(30)
+    with pytest.raises(BuildFailed, match="FileNotFoundError"):
+        store.get_or_build(SPEC, lambda _job: pytest.fail("built"))
+    thread.join(30)
+    assert len(errors) == 1
+
+
 @pytest.mark.parametrize("told", [False, True])
 def test_a_timeout(store: Store, told: bool) -> None:
     hold = store.locks.named(f"build-{HASH}").try_acquire()

@@ -153,8 +153,7 @@ def test_hostile_specs_are_refused_and_change_nothing(store: Store, bad: dict[st
     document = spec(node("good") | bad)
     with pytest.raises((HostileError, DamagedError)):
         store.put(document, b"archive")
-    assert hashes(store) == []
-    assert list(os.scandir(store.layout.specs)) == list(os.scandir(store.layout.blobs)) == []
+    assert not os.path.exists(store.root)
 
 
 @pytest.mark.parametrize("view", ["..", "a/b", "a,b", "", "index.manifest.json", "a\0"])

@@ -192,7 +192,7 @@ class _Checker:
         root = indexes.get(ROOT)
         stacks = [index for label, index in sorted(indexes.items()) if label != ROOT]
         if root is None:
-            self.report.notes.append(f"no source is labelled {ROOT!r}: stacks were not checked against it")
+            self.report.notes.append(f"no readable source is labelled {ROOT!r}: stacks were not checked against it")
         elif stacks:
             for index in stacks:
                 for key in sorted(index.builds - root.builds):

@@ -105,7 +105,7 @@ def add_source(
 def _version(catalogue: Catalogue, source: Source, version: object) -> str:
     if type(version) is not str or not version.isascii() or not version.isdigit() or len(version) > 9:
         raise CatalogueError(
-            f"{source.title}: the database's version is {str(version)[:40]!r}, where '6' to '9' are known: "
+            f"{source.title}: the database's version is {repr(version)[:40]}, where '6' to '9' are known: "
             "it is no index of a Spack since 0.18"
         )
     if int(version) < KNOWN_VERSIONS[0]:

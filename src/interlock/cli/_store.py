@@ -76,6 +76,8 @@ def _told(function: Command) -> Command:
         status = 0
         try:
             function(**options)
+        except _UnwritableError as unwritable:
+            raise unwritable.error from None
         except (BuildFailed, Timeout) as error:
             complain(str(error))
             status = NO
@@ -95,8 +97,22 @@ def _open(root: str, lock: str | None) -> Store:
     return Store(root, lock=lock)
 
 
+class _UnwritableError(Exception):
+    """The output cannot be written, which is no fault of the store's."""
+
+    def __init__(self, error: OSError) -> None:
+        self.error = error
+
+
+def _say(text: str) -> None:
+    try:
+        click.echo(text)
+    except OSError as error:
+        raise _UnwritableError(error) from None
+
+
 def _print(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2))
+    _say(json.dumps(value, indent=2))
 
 
 @contextmanager
@@ -165,7 +181,7 @@ def put(
         for entry in target.put_all(items, job=job, progress=step):
             done.append(entry)
             if not as_json:
-                click.echo(f"{entry.hash}  {entry.name}@{entry.version}")
+                _say(f"{entry.hash}  {entry.name}@{entry.version}")
     if not no_index:
         target.index()
     if as_json:
@@ -208,9 +224,15 @@ def build(
     def make(work: Job) -> str:
         archive = os.path.join(work.directory, "archive")
         environment = os.environ | {"INTERLOCK_ARCHIVE": archive, "INTERLOCK_SPEC": os.path.abspath(spec)}
-        status = subprocess.call(command, cwd=work.directory, env=environment, stdout=sys.stderr)
+        key = work.spec["spec"]["nodes"][0]["hash"]
+        try:
+            status = subprocess.call(command, cwd=work.directory, env=environment, stdout=sys.stderr)
+        except OSError as error:
+            raise BuildFailed(key, "cannot be run", reason(error, command[0]), "CMD") from None
         if status:
-            raise BuildFailed(work.spec["spec"]["nodes"][0]["hash"], "exit status", str(status), "CMD")
+            raise BuildFailed(key, "exit status", str(status), "CMD")
+        if not os.path.isfile(archive):
+            raise BuildFailed(key, "no archive", "nothing was written to $INTERLOCK_ARCHIVE", "CMD")
         return archive
 
     with target.get_or_build(spec, make, views=views, timeout=timeout, progress=_waiting, job=job) as found:
@@ -237,7 +259,7 @@ def index(root: str, views: tuple[str, ...], lock: str | None, as_json: bool) ->
         _print(done)
     else:
         for view, generation in done.items():
-            click.echo(f"{generation}  {view}")
+            _say(f"{generation}  {view}")
 
 
 @_command(
@@ -254,7 +276,7 @@ def _import(
     if as_json:
         _print(done.as_dict())
     else:
-        click.echo(f"imported {done.imported}, had {done.present}, refused {len(done.refused)}")
+        _say(f"imported {done.imported}, had {done.present}, refused {len(done.refused)}")
     for path, why in done.refused:
         complain(why if path in why else f"{path}: {why}")
     if done.refused:
@@ -296,7 +318,10 @@ def get(root: str, hash_: str, command: tuple[str, ...], output: str | None, as_
         sys.exit(NO)
     with found:
         if command:
-            status = subprocess.call(command, env=os.environ | {"INTERLOCK_ARCHIVE": found.archive})
+            # The lease goes to CMD, too: so it lasts until CMD ends, also if this process is killed before.
+            leases = () if sys.platform == "win32" else found.filenos()
+            environment = os.environ | {"INTERLOCK_ARCHIVE": found.archive}
+            status = subprocess.call(command, env=environment, pass_fds=leases)
             sys.exit(status if status >= 0 else 128 - status)
         _hand_out(found, output, as_json)
 
@@ -313,7 +338,7 @@ def _hand_out(found: Build, output: str | None, as_json: bool) -> None:
     if as_json:
         _print(found.entry.as_dict() | {"archive": found.archive, "leased": found.leased})
     else:
-        click.echo(output if output is not None else found.archive)
+        _say(output if output is not None else found.archive)
 
 
 @_command(
@@ -336,7 +361,7 @@ def _list(root: str, names: tuple[str, ...], view: str | None, as_json: bool) ->
             note = entry.provenance
             views = ",".join(entry.views) or "-"
             who = f"{note.get('who', '?')}@{note.get('host', '?')} {note.get('when', '?')}"
-            click.echo(plain(f"{entry.hash}  {entry.size:>12}  {entry.name}@{entry.version}  {views}  {who}"))
+            _say(plain(f"{entry.hash}  {entry.size:>12}  {entry.name}@{entry.version}  {views}  {who}"))
     if not found:
         sys.exit(NO)
 
@@ -364,10 +389,10 @@ def verify(
     else:
         for problem in found.problems:
             mended = "  [mended]" if problem.mended else ""
-            click.echo(plain(f"{problem.kind}: {problem.path}: {problem.text}{mended}"))
+            _say(plain(f"{problem.kind}: {problem.path}: {problem.text}{mended}"))
         for note in found.notes:
-            click.echo(plain(f"note: {note}"))
-        click.echo(f"{found.builds} builds, {found.blobs} blobs, generation {found.generation}: "
+            _say(plain(f"note: {note}"))
+        _say(f"{found.builds} builds, {found.blobs} blobs, generation {found.generation}: "
                    f"{len(found.problems)} problems, {'clean' if found.clean else 'not clean'}")  # fmt: skip
     if not (found.clean if repair else not found.problems):
         sys.exit(NO)
@@ -425,10 +450,10 @@ def gc(
         _print(done.as_dict())
     elif not done.skipped:
         for hash_ in done.builds:
-            click.echo(f"{'would remove' if dry_run else 'removed'} {hash_}")
+            _say(f"{'would remove' if dry_run else 'removed'} {hash_}")
         for path in done.held:
             complain(f"spared, somebody holds it: {path}")
-        click.echo(f"{len(done.builds)} builds, {done.blobs} blobs, {done.freed} bytes"
+        _say(f"{len(done.builds)} builds, {done.blobs} blobs, {done.freed} bytes"
                    f"{' would go' if dry_run else ''}; {done.young} young orphans stay")  # fmt: skip
     if done.skipped:
         complain(f"another gc is at work on {root}; nothing was done")

@@ -15,6 +15,7 @@ from . import files, index, publish, sweep
 from .entry import check_blob
 from .errors import DamagedError, HostileError
 from .layout import Blob, parse_json, read_file
+from .rows import ADD
 from .scan import blob_paths, manifest_paths, read_manifest, rows_at
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ class _Check:
         self.removed: set[str] = set()
         """Manifests that were moved away."""
         self.builds = 0
+        self.lost = False
+        """A list was damaged, and what it said is gone."""
 
     def run(self) -> Verified:
         self._top()
@@ -102,6 +105,7 @@ class _Check:
 
     def _chain(self) -> None:
         for path, text in self.store.chain.damaged():
+            self.lost = True
             self._problem("damaged-list", path, text, self.repair and self._away(path))
         if self.repair:
             self.store.chain.forget()
@@ -190,6 +194,7 @@ class _Check:
         state = self._state()  # read after the files: what was published meanwhile is in it
         listed = {row.hash: row for row in state.builds()}
         unlisted = [hash_ for hash_ in self.whole if hash_ not in listed]
+        known = self._views_on_disk() if self.repair and (unlisted or self.lost) else {}
         for hash_ in unlisted:
             row = self.whole[hash_][0]
             path = self.store.layout.manifest(row.name, row.version, hash_)
@@ -199,8 +204,13 @@ class _Check:
                 continue
             os.close(fd)
             if self.repair:
-                publish.commit(self.store, self.whole[hash_])
-            self._problem("unlisted", path, "no list has this build; its publisher died", self.repair)
+                row, *others = self.whole[hash_]
+                publish.commit(self.store, [row._replace(views=tuple(sorted(known.get(hash_, ())))), *others])
+            self._problem(
+                "unlisted", path, "no list has this build: its publisher died, or the list is damaged", self.repair
+            )
+        if self.repair and self.lost:
+            self._restore_views(listed, known)
         gone = [row for hash_, row in listed.items() if hash_ not in self.whole]
         gone = [row for row in gone if not self._readable(row)]
         if self.repair:
@@ -210,6 +220,29 @@ class _Check:
             if not os.path.exists(path) and path not in self.removed:
                 self._problem("missing", path, "it is listed, but not there", self.repair)
         return self._state() if self.repair else state
+
+    def _views_on_disk(self) -> dict[str, set[str]]:
+        """The views of each build, as far as the indexes that Spack reads still say it."""
+        found: dict[str, set[str]] = {}
+        for view in index.views_on_disk(self.store.layout.indexes):
+            try:
+                rows = self.store._rows_on_disk(view)
+            except (DamagedError, HostileError):
+                continue  # `_indexes` names it
+            for row in rows:
+                if row.kind == ADD:
+                    found.setdefault(row.hash, set()).add(view)
+        return found
+
+    def _restore_views(self, listed: dict[str, Row], known: dict[str, set[str]]) -> None:
+        """Of builds that another list has, too."""
+        rows = []
+        for hash_, row in listed.items():
+            more = known.get(hash_, set()) - set(row.views)
+            if more and hash_ in self.whole:
+                rows.append(row._replace(views=tuple(sorted(more))))
+        if rows:
+            publish.commit(self.store, rows)
 
     def _readable(self, row: Row) -> bool:
         """Published since the files were looked at?"""

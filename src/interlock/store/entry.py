@@ -159,6 +159,11 @@ class Build:
         found: dict[str, Any] = json.loads(unpack(read_file(path, SPEC_MAX), blob.compression, path))
         return found
 
+    def filenos(self) -> tuple[int, ...]:
+        """The descriptors that are the lease: a process that inherits them (`pass_fds` of `subprocess`) holds the
+        build, too, also when this process is killed."""
+        return tuple(lease.fd for lease in self._leases)
+
     def close(self) -> None:
         while self._leases:
             self._leases.pop().close()

@@ -55,6 +55,7 @@ def import_mirror(
         )
     if layout.root == store.root:
         raise StoreError(f"{source} is the store itself: interlock store index takes over what is in it")
+    store._prepare()
     note = publish.provenance(job)
     steps: list[tuple[Step, list[str]]] = [
         (_Third(store, layout, views, note).take, list(manifest_paths(layout))),

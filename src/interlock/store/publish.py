@@ -67,6 +67,7 @@ def _user() -> str:
 
 def prepare(store: Store) -> None:
     """Make what a store needs, remove what dead writers left, and take over what only Spack has written."""
+    store.locks.named("generations")  # a place that cannot be is refused before anything is made
     layout = store.layout
     for directory in (layout.temporary, layout.chain, layout.specs, layout.indexes, layout.blobs, layout.building):
         files.make_directory(directory, store.durable)
@@ -131,6 +132,10 @@ def _put_batch(
     store: Store, batch: list[Item], note: dict[str, object], progress: Callable[[int], None] | None
 ) -> list[Entry]:
     checked = [(read_spec(spec), archive, check_views(views)) for spec, archive, views in batch]
+    for _spec, archive, _views in checked:
+        if not isinstance(archive, bytes):
+            os.stat(archive)
+    store._prepare()
     with ExitStack() as leases:
         rows: list[Row] = []
         for spec, archive, views in checked:

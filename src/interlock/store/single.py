@@ -152,7 +152,11 @@ def _telling(store: Store, spec: Spec, build: Builder) -> Builder:
 
     def run(job: Job) -> ArchiveSource:
         try:
-            return build(job)
+            archive = build(job)
+            if not isinstance(archive, bytes):
+                with open(archive, "rb"):
+                    return archive
+            return archive
         except Exception as error:
             who = publish.provenance("")
             _write(

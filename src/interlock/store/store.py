@@ -93,7 +93,6 @@ class Store:
     ) -> Iterator[Entry]:
         """Publish many builds, (spec, archive, views) each; yields each when it is durable and listed: a batch has
         one generation, so this is faster than `put`. `progress` is called with the number of builds written."""
-        self._prepare()
         for entry in publish.put_all(self, items, job, progress):
             yield entry
             self._follow()
@@ -176,7 +175,6 @@ class Store:
     ) -> Imported:
         """Copy the builds of a Spack file mirror (layout version 2 or 3), with its views, and into `views`. The source
         is only read."""
-        self._prepare()
         done = mirror.import_mirror(self, os.fspath(source), publish.check_views(views), job, progress)
         self.index()
         return done
@@ -286,17 +284,21 @@ class Store:
         """What the indexes say where only Spack has written."""
         rows: dict[str, Row] = {}
         for view in (None, *index.views_on_disk(self.layout.indexes)):
-            path = self.layout.pointer(view)
-            pointer = index.read_pointer(path)
-            if pointer is None:
-                continue
-            blob = index.database_blob(pointer, path)
-            where = self.layout.blob(blob.checksum)
-            try:
-                check_blob(blob, where)
-                text = read_file(where, index.INDEX_MAX)
-            except FileNotFoundError:
-                raise DamagedError(f"{path} points to {where}, which is missing") from None
-            for row in index.rows_of(text, where):
+            for row in self._rows_on_disk(view):
                 add(rows, row._replace(views=(view,) if view and row.kind == ADD else ()))
         return State(0, rows)
+
+    def _rows_on_disk(self, view: str | None) -> list[Row]:
+        """Of the index that Spack reads. Raises `DamagedError`."""
+        path = self.layout.pointer(view)
+        pointer = index.read_pointer(path)
+        if pointer is None:
+            return []
+        blob = index.database_blob(pointer, path)
+        where = self.layout.blob(blob.checksum)
+        try:
+            check_blob(blob, where)
+            text = read_file(where, index.INDEX_MAX)
+        except FileNotFoundError:
+            raise DamagedError(f"{path} points to {where}, which is missing") from None
+        return list(index.rows_of(text, where))
