@@ -63,11 +63,13 @@ def test_from_put_to_gc(tmp_path: Path, root: Path, spec: Path) -> None:
     assert run("get", root, HASH)[0].strip() == got["archive"]
     assert call("index", root) == {"root": 1, "e4s": 1}
     assert call("verify", root)["clean"]
-    assert call("gc", root, "--keep", "other", "--dry-run")["builds"] == [HASH]
+    assert "nothing was removed" in run("gc", root, "--keep", "other", status=3)[1]
     assert call("gc", root, "--keep", "package3@*")["builds"] == []
     assert call("gc", root, "--max-age", "30d", "--max-size", "1G")["builds"] == []
     (tmp_path / "keep").write_text("# nothing\n\n")
-    assert run("gc", root, "--keep-list", tmp_path / "keep", "--grace", "0s")[0].startswith(f"removed {HASH}\n")
+    assert "names nothing" in run("gc", root, "--keep-list", tmp_path / "keep", "--grace", "0s", status=2)[1]
+    assert call("gc", root, "--max-age", "0", "--dry-run")["builds"] == [HASH]
+    assert run("gc", root, "--max-age", "0", "--grace", "0s")[0].startswith(f"removed {HASH}\n")
     assert run("list", root, status=1) == ("", "")
 
 

@@ -30,7 +30,7 @@ _CIFS = "https://man7.org/linux/man-pages/man8/mount.cifs.8.html"
 _FLOCK = "https://man7.org/linux/man-pages/man2/flock.2.html"
 _LUSTRE = "https://manpages.ubuntu.com/manpages/precise/man8/mount.lustre.8.html"
 _VERSITY = _GITHUB + "versity/versitygw/issues/2351"
-_MEASURED = "measured by this project with two client kernels"
+_MEASURED = "bare lock calls of two client kernels, 3 s each, made before this library"
 _FUSE = "https://libfuse.github.io/doxygen/structfuse__operations.html"
 
 

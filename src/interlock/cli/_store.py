@@ -434,13 +434,15 @@ def gc(
 ) -> None:  # fmt: skip
     """Delete builds by rules, and files that nothing refers to; never what somebody reads.
 
-    What is kept by name stays with all that it depends on. Without --max-age and --max-size, all other builds go;
-    without any rule only files that nothing refers to.
+    What is kept by name stays with all that it depends on. Without --max-age and --max-size, all other builds go,
+    but a keep-list of which nothing is there is refused; without any rule only files that nothing refers to.
     """
     if not os.path.isdir(root):
         raise StoreError(f"{root} is not there; a store is made by the first put")
     kept = [*keep, *(line.strip() for line in keep_list or () if line.strip() and not line.startswith("#"))]
-    rule = kept if kept or keep_list is not None else None
+    if keep_list is not None and not kept:
+        raise click.UsageError(f"{keep_list.name} names nothing, so all builds would go; for that, say --max-age 0")
+    rule = kept or None
     with _bars() as bar:
         done = _open(root, lock).gc(
             keep=rule, max_age=max_age, max_size=None if max_size is None else int(max_size), grace=grace,
