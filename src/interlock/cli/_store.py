@@ -418,6 +418,17 @@ _AGE = _Amount("age", {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 8
 _SIZE = _Amount("size", {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40})
 
 
+def _refuse_to_empty(target: Store, kept: list[str]) -> None:
+    """A slip of the pen in a keep-list must not be the end of every build."""
+    builds = sum(1 for _ in target.entries())
+    if builds and len(target.gc(keep=kept, dry_run=True).builds) >= builds:
+        some = ", ".join(kept[:3]) + (", …" if len(kept) > 3 else "")
+        raise StoreError(
+            f"the store has nothing of the keep-list ({some}), so all {builds} builds would go; nothing was removed."
+            " To remove all, say so by age: --max-age 0"
+        )
+
+
 @_command(
     "another gc is at work; nothing was done",
     click.option("--keep", metavar="WHAT", multiple=True, help="A hash, /PREFIX, name or pattern of name@version."),
@@ -443,8 +454,11 @@ def gc(
     if keep_list is not None and not kept:
         raise click.UsageError(f"{keep_list.name} names nothing, so all builds would go; for that, say --max-age 0")
     rule = kept or None
+    target = _open(root, lock)
+    if kept and max_age is None and max_size is None:
+        _refuse_to_empty(target, kept)
     with _bars() as bar:
-        done = _open(root, lock).gc(
+        done = target.gc(
             keep=rule, max_age=max_age, max_size=None if max_size is None else int(max_size), grace=grace,
             dry_run=dry_run, progress=bar,
         )  # fmt: skip

@@ -151,9 +151,7 @@ class Store:
         files that nothing refers to are spared. `dry_run` only tells. If another gc is at work, this one does nothing
         and says so.
 
-        Raises `UnsupportedError` where the filesystem has no locks, since then nobody can tell what is being read, and
-        `StoreError`, without `max_age` and `max_size`, for a `keep` of which nothing is there: all would go. An empty
-        `keep` says that they shall.
+        Raises `UnsupportedError` where the filesystem has no locks, since then nobody can tell what is being read.
         """
         return sweep.gc(self, keep, max_age, max_size, grace, dry_run, progress)
 

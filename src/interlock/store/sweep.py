@@ -26,7 +26,7 @@ from calendar import timegm
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import files, publish
-from .errors import DamagedError, HostileError, StoreError
+from .errors import DamagedError, HostileError
 from .layout import is_hash
 from .scan import blob_paths, read_manifest, referring_paths
 
@@ -100,20 +100,12 @@ def choose(
     """The builds that the rules do not keep, oldest first.
 
     What the keep-list names, and whatever that depends on, stays. Without age and size, a keep-list means that all
-    else goes; without any rule, no build goes. Raises `StoreError` for a keep-list of which nothing is there: then a
-    slip of the pen would be the end of every build.
+    else goes; without any rule, no build goes.
     """
     if keep is None and max_age is None and max_size is None:
         return []
     rows = state.builds()
-    patterns = list(keep or ())
-    kept = state.closure(row.hash for row in rows if _named(row, patterns))
-    if patterns and rows and not kept and max_age is None and max_size is None:
-        some = ", ".join(patterns[:3]) + (", …" if len(patterns) > 3 else "")
-        raise StoreError(
-            f"the store has nothing of the keep-list ({some}), so"
-            f" all {len(rows)} builds would go; nothing was removed. To remove all, say so by age: --max-age 0"
-        )
+    kept = state.closure(row.hash for row in rows if _named(row, list(keep or ())))
     total = sum(row.size for row in rows)
     doomed = []
     for row in sorted(rows, key=lambda row: (_when(row), row.hash)):
