@@ -7,6 +7,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from .servers import (  # noqa: F401 - fixtures
+    etcd_cluster,
+    etcd_server,
+    pgbouncer_server,
+    postgres_server,
+    redis_server,
+    valkey_server,
+    zookeeper_server,
+)
+
 if TYPE_CHECKING:
     from .places import Places
 

@@ -5,18 +5,26 @@ from __future__ import annotations
 import os
 import shutil
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+
+def missing(reason: str) -> NoReturn:
+    """Something that a test needs is not here: it is skipped with the reason, or fails where all must run."""
+    if os.environ.get("INTERLOCK_REQUIRE_ALL"):
+        pytest.fail(reason + ", and INTERLOCK_REQUIRE_ALL is set")
+    pytest.skip(reason)
 
 
 def need(tool: str) -> str:
     """The path of an outside program. Without it the test is skipped with the reason, or fails where all must run."""
     found = shutil.which(tool)
     if found is None:
-        reason = f"needs the program {tool!r}"
-        if os.environ.get("INTERLOCK_REQUIRE_ALL"):
-            pytest.fail(reason + ", and INTERLOCK_REQUIRE_ALL is set")
-        pytest.skip(reason)
+        missing(f"needs the program {tool!r}")
     return found
 
 
@@ -31,10 +39,7 @@ def need_module(name: str) -> None:
 def need_root() -> None:
     """For tests with files and processes of several users."""
     if not hasattr(os, "geteuid") or os.geteuid() != 0:
-        reason = "needs root, to be two users"
-        if os.environ.get("INTERLOCK_REQUIRE_ALL"):
-            pytest.fail(reason + ", and INTERLOCK_REQUIRE_ALL is set")
-        pytest.skip(reason)
+        missing("needs root, to be two users")
 
 
 def need_lockfs() -> None:
@@ -43,6 +48,4 @@ def need_lockfs() -> None:
 
     reason = available()
     if reason:
-        if os.environ.get("INTERLOCK_REQUIRE_ALL"):
-            pytest.fail(reason + ", and INTERLOCK_REQUIRE_ALL is set")
-        pytest.skip(reason)
+        missing(reason)
