@@ -122,9 +122,18 @@ if TYPE_CHECKING:
 
 
 class Traits:
-    """What an engine promises. Facts, not options; the documented feature matrix is generated from them."""
+    """What an engine promises. Facts, not options; the documented table of promises is generated from them.
 
-    __slots__ = ("abilities", "excludes", "fair", "family", "fences", "name", "survives_crash", "wait")
+    Of an engine whose state is on a server, in a few words for people, with the bad news: `frozen`: what becomes of the
+    hold of a process that is stopped; `restart` and `failover`: of the hold, then; `token_back`: when a token can be
+    smaller than an earlier one ("never"); `connections`: how many a process has open at most. `restart` begins with
+    "kept", "lost" or "released".
+    """
+
+    __slots__ = (
+        "abilities", "connections", "excludes", "failover", "fair", "family", "fences", "frozen", "name", "restart",
+        "survives_crash", "token_back", "wait",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -137,6 +146,11 @@ class Traits:
         survives_crash: bool,
         wait: str,
         abilities: tuple[Literal["rwlock", "semaphore"], ...] = (),
+        frozen: str = "",
+        restart: str = "",
+        failover: str = "",
+        token_back: str = "",
+        connections: str = "",
     ) -> None:
         self.name = name
         self.family: Family = family
@@ -146,9 +160,14 @@ class Traits:
         self.survives_crash = survives_crash
         self.wait = wait
         self.abilities = abilities
+        self.frozen = frozen
+        self.restart = restart
+        self.failover = failover
+        self.token_back = token_back
+        self.connections = connections
 
     def rows(self) -> dict[str, object]:
-        return {name: getattr(self, name) for name in self.__slots__}
+        return {name: value for name in self.__slots__ if (value := getattr(self, name)) != ""}
 
 
 class Claim:
