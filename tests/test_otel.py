@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider  # noqa: E402
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor  # noqa: E402
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter  # noqa: E402
 
-from interlock import AsyncLock, Lock, Timeout, otel  # noqa: E402
+from interlock import AsyncLock, Lock, RWLock, Semaphore, Timeout, observe, otel  # noqa: E402
 from interlock._core import arbiter  # noqa: E402
 
 if TYPE_CHECKING:
@@ -38,6 +38,12 @@ class Sink:
 
     def spans(self, name: str) -> list[ReadableSpan]:
         return [span for span in self.exporter.get_finished_spans() if span.name == name]
+
+    def points(self, name: str) -> list[Any]:
+        """All data points of one metric."""
+        data: Any = self.reader.get_metrics_data()
+        (found,) = (m for m in data.resource_metrics[0].scope_metrics[0].metrics if m.name == name)
+        return list(found.data.data_points)
 
     def metrics(self) -> dict[str, Any]:
         """The first data point of each metric."""
@@ -135,6 +141,78 @@ def test_a_loss_is_an_error(tmp_path: Path, sink: Sink) -> None:
     (span,) = sink.spans("interlock.hold")
     assert [event.name for event in span.events] == ["lost"]
     assert "unlinked" in str(span.status.description)
+    assert sink.metrics()["interlock.lost"].value == 1
+
+
+def test_a_hold_that_changes_its_mode_is_one_span(sink: Sink) -> None:
+    lock = RWLock("memory://#otel-modes")
+    with lock.update() as hold:
+        with lock.read(), pytest.raises(Timeout):
+            hold.upgrade(0.02)
+        hold.upgrade()
+        held = {dict(point.attributes)["interlock.mode"]: point.value for point in sink.points("interlock.held")}
+        assert held == {"read": 0, "update": 0, "write": 1}
+        hold.downgrade()
+    read, update = sink.spans("interlock.hold")
+    assert attributes(read)["interlock.mode"] == "read"
+    assert attributes(update)["interlock.mode"] == "update"
+    assert [(event.name, dict(event.attributes or {})) for event in update.events] == [
+        ("upgraded", {"interlock.mode": "write"}),
+        ("downgraded", {"interlock.mode": "read"}),
+    ]
+    (wait,) = sink.spans("interlock.wait")
+    found = attributes(wait)
+    assert (found["interlock.was"], found["interlock.mode"], found["interlock.outcome"]) == (
+        "update",
+        "write",
+        "withdrawn",
+    )
+    assert {point.value for point in sink.points("interlock.held")} == {0}
+    metrics = sink.metrics()
+    assert (metrics["interlock.upgraded"].value, metrics["interlock.downgraded"].value) == (1, 1)
+
+
+def test_an_upgrade_that_had_to_wait(tmp_path: Path, sink: Sink) -> None:
+    lock = RWLock("memory://#otel-upgrade")
+    reader = lock.read()
+    waits = threading.Event()
+
+    def update() -> None:
+        with lock.update() as hold:
+            hold.upgrade()
+
+    other = threading.Thread(target=update)
+    with observe(lambda event: waits.set() if event.kind == "waiting" else None):
+        other.start()
+        assert waits.wait(30)
+        reader.release()
+        other.join()
+    (wait,) = sink.spans("interlock.wait")
+    assert attributes(wait)["interlock.outcome"] == "acquired"
+    update_span = next(span for span in sink.spans("interlock.hold") if attributes(span)["interlock.mode"] == "update")
+    assert attributes(wait)["interlock.hold"] == attributes(update_span)["interlock.hold"]
+
+
+def test_permits_have_slots(sink: Sink) -> None:
+    with Semaphore("memory://#otel-permits", 2), Semaphore("memory://#otel-permits", 2):
+        pass
+    spans = sink.spans("interlock.hold")
+    assert sorted(attributes(span)["interlock.slot"] for span in spans) == [0, 1]
+    assert {attributes(span)["interlock.mode"] for span in spans} == {"permit"}
+
+
+def test_a_loss_that_nobody_asked_about(tmp_path: Path, sink: Sink) -> None:
+    """Found out by the keeper of a lease."""
+    lost = threading.Event()
+    hold = Lock(tmp_path / "x.lock", primitive="marker", ttl=0.6).acquire()
+    hold.on_lost(lambda reason: lost.set())
+    line: Any = hold._claim.line  # type: ignore[union-attr]
+    line.engine.break_stale(line, force=True)
+    assert lost.wait(30)
+    hold.release()
+    (span,) = sink.spans("interlock.hold")
+    assert [event.name for event in span.events] == ["lost"]
+    assert attributes(span)["interlock.engine"] == "marker lease"
     assert sink.metrics()["interlock.lost"].value == 1
 
 

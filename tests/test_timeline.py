@@ -94,6 +94,37 @@ def test_a_killed_holder_ends_where_the_next_one_begins(files: Files) -> None:
     ]
 
 
+def test_a_hold_that_changes_its_mode_is_an_interval_per_mode(files: Files) -> None:
+    files.process(
+        7,
+        event("acquired", 101, m="update"),
+        event("waiting", 102, m="write", was="update"),
+        event("withdrawn", 102.5, m="write", was="update"),
+        event("waiting", 103, m="write", was="update"),
+        event("upgraded", 104, m="write", was="update", h=3),
+        event("downgraded", 105, m="read", was="write", h=1),
+        event("released", 107, m="read", h=6),
+        event("acquired", 108, 2, m="permit", slot=3),
+    )
+    done = files.build()
+    assert [(span.kind, span.mode, span.start, span.end, span.until) for span in done.spans] == [
+        ("hold", "update", 1, 4, "upgraded"),
+        ("wait", "write", 2, 2.5, "withdrawn"),
+        ("wait", "write", 3, 4, "upgraded"),
+        ("hold", "write", 4, 5, "downgraded"),
+        ("hold", "read", 5, 7, "released"),
+        ("hold", "permit", 8, 10, "open"),
+    ]
+    assert done.spans[-1].note == "slot 3"
+    (row,) = done.summary()
+    assert (row["holds"], row["held"], row["longest_hold"], row["waits"], row["in_vain"]) == (2, 8, 6, 2, 1)
+
+
+def test_what_was_held_before_the_recording_is_known_from_its_change(files: Files) -> None:
+    files.process(7, event("upgraded", 104, m="write", was="update", h=3), event("released", 105, m="write", h=4))
+    assert shape(files.build()) == [("hold", 1, 4, "upgraded"), ("hold", 4, 5, "released")]
+
+
 def test_what_is_not_over_is_open(files: Files) -> None:
     files.process(7, event("acquired", 101), event("waiting", 102, 2, "/y"))
     assert shape(files.build()) == [("hold", 1, 10, "open"), ("wait", 2, 10, "open")]

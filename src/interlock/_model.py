@@ -193,7 +193,14 @@ class Claim:
     story: Story | None = None
     """What observers were told of it; see `_core.observe`."""
     mode: Mode = "write"
-    permits = 1
-    slot = 0
+    permits = 0
+    """Of a semaphore's claim: how many there are."""
+    slot: int | None = None
+    """Of a semaphore's claim, once granted."""
     thread: object = None
     """Of a task's claim, and of one that queues: the thread (`_identity.me.token`) that must run for it to go on."""
+
+    @property
+    def manner(self) -> str:
+        """How it holds, for people: the mode, or "permit"."""
+        return "permit" if self.permits else self.mode

@@ -31,16 +31,22 @@ class Event:
 
     `kind`: "waiting" (it is held by somebody else, and the caller begins to wait), "acquired", "released", "lost" (the
     world took it away from its holder; "released" still follows), "withdrawn" (the caller went without: a timeout, a
-    cancellation, an error, or a single try that found it held).
+    cancellation, an error, or a single try that found it held), "upgraded" and "downgraded" (a hold of a read-write
+    lock has another mode now).
+
+    `mode` is "read", "update" or "write", of a semaphore "permit", with its `slot` once it is held. `was` is the mode
+    before an upgrade or a downgrade. An upgrade that waits is told as "waiting", with `was`; if it is given up,
+    "withdrawn", with `was`: the hold goes on as it was.
 
     `hold` is one number per acquire of this process: it joins the events of one hold. `at` is in seconds of the Unix
-    epoch, `monotonic` of `time.monotonic()`, which on Linux all processes of a machine share; a grant is timed after it
-    was won, a release before it is done. `waited`: seconds between asking and the grant, or giving up. `held`: seconds
-    from the grant to the release, or to the loss. `thread` is the thread in which it happened, `task` the name of the
-    asyncio or trio task that asked, or "". `reason` says why it was lost.
+    epoch, `monotonic` of `time.monotonic()`, which on Linux all processes of a machine share; a grant and an upgrade
+    are timed after they were won, a release and a downgrade before they are done. `waited`: seconds between asking and
+    the grant, the upgrade, or giving up. `held`: seconds from the grant to the release, or to the loss; of "upgraded"
+    and "downgraded" how long it was held in the mode `was`. `thread` is the thread in which it happened, `task` the
+    name of the asyncio or trio task that asked, or "". `reason` says why it was lost.
     """
 
-    kind: Literal["waiting", "acquired", "released", "lost", "withdrawn"]
+    kind: Literal["waiting", "acquired", "upgraded", "downgraded", "released", "lost", "withdrawn"]
     resource: str
     key: str
     engine: str
@@ -55,6 +61,8 @@ class Event:
     waited: float
     held: float
     reason: str = ""
+    was: str = ""
+    slot: int | None = None
     _line: Any = field(default=None, repr=False, compare=False)
 
     def inspect(self) -> Report:
@@ -132,32 +140,37 @@ class _Inside(threading.local):
 _inside = _Inside()
 
 
-def _tell(kind: Any, claim: Claim, story: Story, when: float, reason: str = "") -> None:
+def _tell(
+    kind: Any, claim: Claim, story: Story, when: float, reason: str = "", was: str = "", asked: float = 0.0
+) -> None:
     if _inside.now:
         return
     _inside.now = True
     try:
-        event = _event(kind, claim, story, when, reason)
+        event = _event(kind, claim, story, when, reason, was, asked)
         for observation in _observers:
             observation._tell(event)
     finally:
         _inside.now = False
 
 
-def _event(kind: Any, claim: Claim, story: Story, when: float, reason: str) -> Event:
+def _event(kind: Any, claim: Claim, story: Story, when: float, reason: str, was: str, asked: float) -> Event:
     line = claim.line
     thread = threading.current_thread()
     waited, held = 0.0, 0.0
-    if kind in ("acquired", "withdrawn"):
-        waited = when - story.asked
-    elif kind in ("released", "lost"):
+    if kind in ("acquired", "withdrawn", "upgraded"):
+        waited = when - (asked or story.asked)
+    if kind in ("released", "lost"):
         held = when - story.granted
+    elif kind in ("upgraded", "downgraded"):
+        held = when - (story.changed or story.granted)
+    wanted = was and kind in ("waiting", "withdrawn")  # the only thing that a hold can wait for
     return Event(
         kind=kind,
         resource=line.resource,
         key=line.key,
         engine=line.engine.traits.name,
-        mode=str(getattr(claim, "mode", "write")),
+        mode="write" if wanted else claim.manner,
         pid=os.getpid(),
         thread=thread.name,
         thread_id=threading.get_native_id(),
@@ -168,6 +181,8 @@ def _event(kind: Any, claim: Claim, story: Story, when: float, reason: str) -> E
         waited=max(waited, 0.0),
         held=max(held, 0.0),
         reason=reason,
+        was=was,
+        slot=claim.slot,
         _line=line,
     )
 

@@ -63,6 +63,8 @@ class Recorder:
                     "w": event.waited,
                     "h": event.held,
                     "why": event.reason,
+                    "was": event.was,
+                    "slot": event.slot,
                 }
             )
             if self._written > LIMIT:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from time import monotonic
 
+from ._core import arbiter
 from ._core.acquire import acquire, run
 from ._core.arbiter import granted, wake_first
 from ._deadline import FOREVER, seconds
@@ -28,19 +29,35 @@ MODES: tuple[Mode, ...] = ("read", "update", "write")
 class _Upgrade:
     """The stake of an upgrade: the claim itself. It takes no turn: only one claim can be an updater."""
 
-    def __init__(self, claim: Claim) -> None:
+    def __init__(self, claim: Claim, began: float) -> None:
         self._claim = claim
         self._engine: Any = claim.line.engine
+        self._was = claim.mode
+        self._began = began
+        self._waits = False
 
     async def try_acquire(self, io: IO, deadline: float) -> bool:
         granted: bool = await self._engine.upgrade(io, self._claim)
+        if granted:
+            self._tell("upgraded", monotonic())
         return granted
 
     async def wait(self, io: IO, until: float) -> None:
+        if not self._waits:
+            self._waits = True
+            self._tell("waiting", self._began)
         await self._engine.wait(io, self._claim, until)
 
     async def withdraw(self, io: IO) -> None:
-        await self._engine.stay(io, self._claim)
+        try:
+            await self._engine.stay(io, self._claim)
+        finally:
+            self._tell("withdrawn", monotonic())
+
+    def _tell(self, kind: str, when: float) -> None:
+        told = arbiter.listener
+        if told is not None:
+            told.changing(kind, self._claim, self._was, when, self._began)
 
 
 class _Modes(_BaseHold):
@@ -82,9 +99,14 @@ class _Modes(_BaseHold):
         assert claim is not None
         if MODES.index(to) > MODES.index(claim.mode):
             raise ValueError(f"{self.resource} is held for {claim.mode}: {to!r} would be an upgrade")
-        if claim.mode != to:
+        was = claim.mode
+        if was != to:
             engine: Any = claim.line.engine
+            when = monotonic()
             engine.downgrade(claim, to)
+            told = arbiter.listener
+            if told is not None:
+                told.changing("downgraded", claim, was, when)
 
 
 class RWHold(_Modes, Hold):
@@ -104,18 +126,19 @@ class RWHold(_Modes, Hold):
         claim = self._to_upgrade(limit)
         if claim is not None:
             began = monotonic()
-            if not self._upgrade(claim, began + limit):
+            if not self._upgrade(claim, began, began + limit):
                 raise _still_read(claim.line, self.resource, monotonic() - began)
 
     def try_upgrade(self) -> bool:
         """One attempt, without waiting. False: somebody reads."""
         claim = self._to_upgrade(0.0)
-        return claim is None or self._upgrade(claim, monotonic())
+        began = monotonic()
+        return claim is None or self._upgrade(claim, began, began)
 
-    def _upgrade(self, claim: Claim, deadline: float) -> bool:
+    def _upgrade(self, claim: Claim, began: float, deadline: float) -> bool:
         from ._io.blocking import io
 
-        return run(acquire(io, _Upgrade(claim), deadline))
+        return run(acquire(io, _Upgrade(claim, began), deadline))
 
     def downgrade(self, to: Literal["read", "update"] = "read") -> None:
         """Go on with less, at once and without letting go in between: others may read; with `"read"` another one may
@@ -159,13 +182,14 @@ class AsyncRWHold(_Modes, AsyncHold):
         if claim is not None:
             began = monotonic()
             io = running()
-            if not await acquire(io, _Upgrade(claim), began + limit):
+            if not await acquire(io, _Upgrade(claim, began), began + limit):
                 raise _still_read(claim.line, self.resource, monotonic() - began)
 
     async def try_upgrade(self) -> bool:
         """One attempt, without waiting. False: somebody reads."""
         claim = self._to_upgrade(0.0)
-        return claim is None or await acquire(running(), _Upgrade(claim), monotonic())
+        began = monotonic()
+        return claim is None or await acquire(running(), _Upgrade(claim, began), began)
 
     async def downgrade(self, to: Literal["read", "update"] = "read") -> None:
         """See `RWHold.downgrade`."""

@@ -67,10 +67,13 @@ class Histogram:
 
 @dataclass
 class LockStatistics:
-    """Of one lock. `waits` counts the acquires that had to wait, `withdrawn` those that went without the lock.
-    `wait` has the time of every acquire (0 where the lock was free), `hold` that of every release."""
+    """Of one lock. `waits` counts the acquires and upgrades that had to wait, `withdrawn` those that went without.
+    `wait` has the time of every acquire and upgrade (0 where nobody was in the way), `hold` that of every release:
+    from the grant on, in whatever modes."""
 
     acquired: int = 0
+    upgraded: int = 0
+    downgraded: int = 0
     waits: int = 0
     withdrawn: int = 0
     released: int = 0
@@ -81,7 +84,7 @@ class LockStatistics:
     @property
     def contention(self) -> float:
         """The share of attempts that met somebody else, 0 to 1."""
-        attempts = self.acquired + self.withdrawn
+        attempts = self.acquired + self.upgraded + self.withdrawn
         return min(1.0, max(self.waits, self.withdrawn) / attempts) if attempts else 0.0
 
     def count(self, event: Event) -> None:
@@ -90,6 +93,11 @@ class LockStatistics:
         elif event.kind == "acquired":
             self.acquired += 1
             self.wait.add(event.waited)
+        elif event.kind == "upgraded":
+            self.upgraded += 1
+            self.wait.add(event.waited)
+        elif event.kind == "downgraded":
+            self.downgraded += 1
         elif event.kind == "withdrawn":
             self.withdrawn += 1
         elif event.kind == "released":
@@ -100,7 +108,8 @@ class LockStatistics:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain types, for JSON."""
-        plain = {name: getattr(self, name) for name in ("acquired", "waits", "withdrawn", "released", "lost")}
+        names = ("acquired", "upgraded", "downgraded", "waits", "withdrawn", "released", "lost")
+        plain = {name: getattr(self, name) for name in names}
         return {**plain, "contention": self.contention, "wait": self.wait.as_dict(), "hold": self.hold.as_dict()}
 
 

@@ -8,12 +8,16 @@ Spans: `interlock.wait` from asking to the grant (or to giving up, then with an 
 waited; `interlock.hold` from the grant to the release. Both are children of the span that is current where the lock
 is acquired. Attributes: `interlock.resource`, `interlock.engine`, `interlock.mode`, `interlock.hold` (one number per
 acquire of this process), `thread.name`, `thread.id`; `interlock.task`; `interlock.outcome` of a wait ("acquired",
-"withdrawn"). A hold that is lost gets an event `lost` and an error status.
+"withdrawn"); `interlock.slot` of a semaphore's hold. A hold that is lost gets an event `lost` and an error status. A
+hold of a read-write lock is one span, with an event `upgraded` or `downgraded` (`interlock.mode`) for each change; an
+upgrade that has to wait has a wait of its own, with the attribute `interlock.was`, the mode before.
 
 Metrics, with the attributes `interlock.engine` and `interlock.mode`: histograms `interlock.wait.duration` and
 `interlock.hold.duration` (seconds), counters `interlock.acquired`, `interlock.contended` (had to wait),
-`interlock.withdrawn`, `interlock.lost`, and `interlock.held`, how many are held now. Not the resource: programs
-have locks without number, and each would be a time series; see `interlock.statistics` for figures per lock.
+`interlock.withdrawn`, `interlock.upgraded`, `interlock.downgraded`, `interlock.lost`, and `interlock.held`, how many
+are held now. The mode of a hold's duration is the one in which it ended; that of an upgrade, or of the wait for it, is
+"write". Not the resource: programs have locks without number, and each would be a time series; see
+`interlock.statistics` for figures per lock.
 """
 
 from __future__ import annotations
@@ -80,6 +84,8 @@ class _Bridge:
         self._acquired = meter.create_counter("interlock.acquired", description="Locks acquired")
         self._contended = meter.create_counter("interlock.contended", description="Acquires that had to wait")
         self._withdrawn = meter.create_counter("interlock.withdrawn", description="Acquires given up")
+        self._upgraded = meter.create_counter("interlock.upgraded", description="Holds that became write holds")
+        self._downgraded = meter.create_counter("interlock.downgraded", description="Holds that gave up their mode")
         self._lost = meter.create_counter("interlock.lost", description="Holds that the world took away")
         self._held = meter.create_up_down_counter("interlock.held", description="Locks held now")
         self._waits: dict[tuple[int, int], Span] = {}
@@ -109,6 +115,8 @@ class _Bridge:
         elif event.kind == "withdrawn":
             self._withdrawn.add(1, labels)
             self._end(self._waits.pop(key, None), event, outcome="withdrawn", error="gave up")
+        elif event.kind in ("upgraded", "downgraded"):
+            self._change(event, labels)
         elif event.kind == "lost":
             self._lost.add(1, labels)
             span = self._holds.get(key)
@@ -122,6 +130,20 @@ class _Bridge:
             self._hold.record(event.held, labels)
             self._end(held, event)
 
+    def _change(self, event: Event, labels: dict[str, str]) -> None:
+        key = (event.pid, event.hold)
+        if event.kind == "upgraded":
+            self._upgraded.add(1, labels)
+            self._wait.record(event.waited, labels)
+            self._end(self._waits.pop(key, None), event, outcome="acquired")
+        else:
+            self._downgraded.add(1, labels)
+        span = self._holds.get(key)
+        if span is not None:
+            self._held.add(-1, {**labels, "interlock.mode": event.was})
+            self._held.add(1, labels)
+            span.add_event(event.kind, {"interlock.mode": event.mode}, _nanoseconds(event))
+
     def _begin(self, name: str, event: Event) -> Span:
         attributes: dict[str, str | int] = {
             "interlock.resource": event.resource,
@@ -133,6 +155,10 @@ class _Bridge:
         }
         if event.task:
             attributes["interlock.task"] = event.task
+        if event.was:
+            attributes["interlock.was"] = event.was
+        if event.slot is not None:
+            attributes["interlock.slot"] = event.slot
         return self._tracer.start_span(name, attributes=attributes, start_time=_nanoseconds(event))
 
     def _end(self, span: Span | None, event: Event, outcome: str = "", error: str = "") -> None:

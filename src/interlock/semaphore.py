@@ -39,7 +39,9 @@ class SemaphoreHold(Hold):
     def slot(self) -> int:
         """A number from 0 to permits - 1 that no other holder has, the same as long as this one is held. The lowest
         that was free: a GPU, a port, a licence."""
-        return (self._claim or self._was).slot
+        slot = (self._claim or self._was).slot
+        assert slot is not None
+        return slot
 
     @property
     def token(self) -> None:
@@ -58,7 +60,9 @@ class AsyncSemaphoreHold(AsyncHold):
     @property
     def slot(self) -> int:
         """See `SemaphoreHold.slot`."""
-        return (self._claim or self._was).slot
+        slot = (self._claim or self._was).slot
+        assert slot is not None
+        return slot
 
     @property
     def token(self) -> None:

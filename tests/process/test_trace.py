@@ -138,6 +138,37 @@ def test_the_other_file_is_a_chrome_trace(traced: Path) -> None:
     assert sum(event["ph"] == "b" for event in events) == len(data(traced)["spans"])
 
 
+MODES = """
+from interlock import RWLock, Semaphore
+with RWLock("index.lock").update() as hold:
+    hold.upgrade()
+    hold.downgrade()
+with Semaphore("gpus", 2), Semaphore("gpus", 2):
+    pass
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="read-write locks on a path are Linux only")
+def test_modes_and_slots_are_in_the_timeline(tmp_path: Path) -> None:
+    (tmp_path / "modes.py").write_text(MODES)
+    done = trace(tmp_path, "--", sys.executable, "modes.py")
+    assert done.returncode == 0, done.stderr
+    found = data(tmp_path)
+    spans = [(found["locks"][span[1]][0], span[6], span[7], span[9]) for span in found["spans"]]
+    assert spans == [
+        ("index.lock", "update", "upgraded", ""),
+        ("index.lock", "write", "downgraded", ""),
+        ("index.lock", "read", "released", ""),
+        ("gpus", "permit", "released", "slot 0"),
+        ("gpus", "permit", "released", "slot 1"),
+    ]
+    first, second, third = found["spans"][:3]
+    assert (first[5], second[5]) == (second[4], third[4]), "they follow each other without a gap"
+    events = json.loads((tmp_path / "interlock-trace.json").read_text())["traceEvents"]
+    begun = [event["args"] for event in events if event["ph"] == "b"]
+    assert [(args["mode"], args["note"]) for args in begun] == [(mode, note) for _, mode, _, note in spans]
+
+
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     chromium = shutil.which("chromium") or shutil.which("google-chrome") or need("chromium")

@@ -28,21 +28,33 @@ if TYPE_CHECKING:
     from .._model import IO, Claim, Engine
 
     class Teller(Protocol):
-        """Makes an event of it. `when`: monotonic seconds."""
+        """Makes an event of it. `when`: monotonic seconds. Of an upgrade or a downgrade, `was` is the mode before, and
+        `asked` since when it was wanted."""
 
-        def __call__(self, kind: str, claim: Claim, story: Story, when: float, reason: str = "") -> None: ...
+        def __call__(
+            self,
+            kind: str,
+            claim: Claim,
+            story: Story,
+            when: float,
+            reason: str = "",
+            was: str = "",
+            asked: float = 0.0,
+        ) -> None: ...
 
 
 class Story:
-    """What was told of a claim. `number` is the claim's own in this process, `asked` and `granted` are monotonic."""
+    """What was told of a claim. `number` is the claim's own in this process; `asked`, `granted` and `changed` (when it
+    last got another mode) are monotonic."""
 
-    __slots__ = ("asked", "granted", "lost", "number", "stage")
+    __slots__ = ("asked", "changed", "granted", "lost", "number", "stage")
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.stage = ""
         self.asked = 0.0
         self.granted = 0.0
+        self.changed = 0.0
         self.lost = False
 
 
@@ -92,6 +104,16 @@ class Listener:
             story.stage = "released"
             story.granted = story.granted or claim.since
             self._tell("released", claim, story, when)
+
+    def changing(self, kind: str, claim: Claim, was: str, when: float, asked: float = 0.0) -> None:
+        """A hold waits for more ("waiting"), gave that up ("withdrawn"), got it ("upgraded"), or has less now
+        ("downgraded"). Told by the shell of read-write locks, where nobody is in a hurry."""
+        story = self._story(claim)
+        if story.stage in ("", "acquired"):
+            story.granted = story.granted or claim.since
+            self._tell(kind, claim, story, when, was=was, asked=asked)
+            if kind not in ("waiting", "withdrawn"):
+                story.changed = when
 
     def lost(self, claim: Claim, reason: str) -> None:
         story = self._story(claim)

@@ -1,8 +1,9 @@
 """From what was recorded and sampled to intervals, and from these to a page and a file for Perfetto. Pure functions.
 
 A hold is from its "acquired" to its "released". Where the process ended before, it is to that end, which was noticed a
-few milliseconds late; so it is cut where the next one got the lock. Each interval says how it came to its end:
-"released", "acquired" and "withdrawn" (of waits, the latter in vain), "ended" (with its process), "open" (until the
+few milliseconds late; so it is cut where the next one got the lock. A hold that changes its mode is an interval per
+mode. Each interval says how it came to its end: "released", "upgraded" and "downgraded" (the hold goes on, in another
+mode), "acquired" and "withdrawn" (of waits, the latter in vain), "ended" (with its process), "open" (until the
 recording ended).
 """
 
@@ -39,6 +40,7 @@ class Span:
     tid: int = 0
     how: str = "recorded"  # or "sampled"
     note: str = ""
+    number: int = 0  # joins the intervals of one hold of a process; 0: unknown
 
 
 @dataclass
@@ -71,13 +73,14 @@ class Timeline:
         for number, (name, engine) in enumerate(self.locks):
             holds = [span for span in self.spans if span.lock == number and span.kind == "hold"]
             waits = [span for span in self.spans if span.lock == number and span.kind == "wait"]
+            lengths = _lengths(holds)
             rows.append(
                 {
                     "lock": name,
                     "engine": engine,
-                    "holds": len(holds),
+                    "holds": len(lengths),
                     "held": _covered(holds),
-                    "longest_hold": max((span.end - span.start for span in holds), default=0.0),
+                    "longest_hold": max(lengths, default=0.0),
                     "waits": len(waits),
                     "waited": sum(span.end - span.start for span in waits),
                     "longest_wait": max((span.end - span.start for span in waits), default=0.0),
@@ -86,6 +89,15 @@ class Timeline:
                 }
             )
         return rows
+
+
+def _lengths(holds: Iterable[Span]) -> list[float]:
+    """How long each hold was, in all its modes together."""
+    lengths: dict[object, float] = {}
+    for at, span in enumerate(holds):
+        key: object = (span.process, span.number) if span.number else at
+        lengths[key] = lengths.get(key, 0.0) + span.end - span.start
+    return list(lengths.values())
 
 
 def _covered(spans: Iterable[Span]) -> float:
@@ -143,6 +155,11 @@ class Builder:
                 held[hold] = event
             elif kind == "withdrawn":
                 self._close(waiting.pop(hold, None), "wait", at, "withdrawn", number)
+            elif kind in ("upgraded", "downgraded"):
+                self._close(waiting.pop(hold, None), "wait", at, kind, number)
+                before = {**event, "at": at - float(event.get("h", 0)), "m": event.get("was") or "update"}
+                self._close(held.pop(hold, before), "hold", at, kind, number)
+                held[hold] = event
             elif kind == "lost" and hold in held:
                 held[hold]["note"] = f"lost: {event.get('why', '')}"
             elif kind == "released":
@@ -169,7 +186,8 @@ class Builder:
                 until=until,
                 task=event.get("task", ""),
                 tid=int(event.get("tid", 0)),
-                note=event.get("note", ""),
+                note=event.get("note") or ("" if event.get("slot") is None else f"slot {event['slot']}"),
+                number=int(event.get("n", 0)),
             )
         )
 

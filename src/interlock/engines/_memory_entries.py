@@ -43,7 +43,7 @@ class Lists:
 
     def __init__(self) -> None:
         self.lists: dict[str, deque[Entry]] = {}
-        self.slots: dict[tuple[str, int], Entry] = {}
+        self.slots: dict[tuple[str, int | None], Entry] = {}
 
 
 class _Entries:
