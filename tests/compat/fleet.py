@@ -135,13 +135,14 @@ class Fleet:
         worker.process.stdin.write("go\n")
         worker.process.stdin.flush()
 
-    def run(self, holds: int, seconds: float, each: int = 2) -> Outcome:
+    def run(self, holds: int, seconds: float, each: int = 2, killed_holders: int = 0) -> Outcome:
+        """Until there were so many holds, and so many were killed while they held; for so many seconds at most."""
         began = time.monotonic()
         try:
             self._workers += [self._start(library) for library in self._libraries for _ in range(each)]
             for worker in self._workers:
                 self._go(worker)
-            self._watch(holds, began + seconds)
+            self._watch(holds, killed_holders, began + seconds)
         finally:
             for worker in self._workers:
                 self._end(worker)
@@ -166,10 +167,10 @@ class Fleet:
             hold for fleet in (self, other) for worker in fleet._past + fleet._workers for hold in intervals(worker)
         ]
 
-    def _watch(self, holds: int, deadline: float) -> None:
+    def _watch(self, holds: int, killed_holders: int, deadline: float) -> None:
         while time.monotonic() < deadline:
             written = sum(each.history.stat().st_size for each in self._past + self._workers if each.history.exists())
-            if written // (3 * RECORD.size) >= holds:
+            if written // (3 * RECORD.size) >= holds and self.outcome.kills_while_holding >= killed_holders:
                 return
             for worker in self._workers:
                 if worker.process.poll() is not None:

@@ -154,6 +154,51 @@ def test_a_waiter_is_woken_by_the_release(tmp_path: Path, monkeypatch: pytest.Mo
         releaser.join()
 
 
+@linux
+def test_of_many_threads_that_wait_one_looks_after_a_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them looked after each release once, which cost 5 ms per handoff among a hundred threads."""
+    many, path, go_on = 30, str(tmp_path / "a.lock"), threading.Event()
+    engine = marker.engine()
+    looks: list[object] = []
+    attempt = engine.attempt
+
+    def counted(claim: MarkerClaim) -> bool:
+        looks.append(claim)
+        return attempt(claim)
+
+    monkeypatch.setattr(engine, "attempt", counted)
+    holder = SoftFileLock(path)
+    holder.acquire()
+    line = holder._line
+    assert line is not None
+
+    def turn() -> None:
+        with SoftFileLock(path, timeout=60):
+            go_on.wait(60)
+
+    def quiet() -> int:
+        """How many have looked, once nobody does any more."""
+        before = -1
+        while before != len(looks):
+            before = len(looks)
+            time.sleep(0.1)
+        return before
+
+    threads = [threading.Thread(target=turn) for _ in range(many)]
+    for thread in threads:
+        thread.start()
+    while len(waiting := list(engine._waiting.get(line, ()))) < many or not all(claim.parker for claim in waiting):
+        time.sleep(0.001)
+    before = quiet()
+    holder.release()
+    # The winner; the next, before and after it has subscribed, and a few times more lest the winner just died.
+    assert quiet() - before < many
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert not engine._waiting.get(line)
+
+
 def test_threads_exclude_each_other(tmp_path: Path) -> None:
     path, inside, most = tmp_path / "a.lock", [0], [0]
 

@@ -19,9 +19,12 @@ if TYPE_CHECKING:
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the harness looks into /proc")
 
 
-def run(kind: str, directory: Path, holds: int, seconds: float, kills: float) -> Outcome:
+def run(
+    kind: str, directory: Path, holds: int, seconds: float, kills: float, killed_holders: int = 0
+) -> Outcome:
     libraries = libraries_for(kind, filelock(OLD), filelock(NEW))
-    return Fleet(kind, libraries, directory, seed=7, kills=kills).run(holds, seconds)
+    fleet = Fleet(kind, libraries, directory, seed=7, kills=kills)
+    return fleet.run(holds, seconds, killed_holders=killed_holders)
 
 
 @linux
@@ -55,7 +58,7 @@ def test_a_fleet_of_strict_locks_never_overlaps(tmp_path: Path) -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_mixed_fleet_never_overlaps_in_many_holds(tmp_path: Path, kind: str) -> None:
-    outcome = run(kind, tmp_path, holds=20_000, seconds=120, kills=5)
+    outcome = run(kind, tmp_path, holds=20_000, seconds=120, kills=5, killed_holders=1)
     assert outcome.overlaps == []
     assert outcome.kills_while_holding > 0
 

@@ -118,7 +118,7 @@ class SoftFileLock(BaseFileLock):
         if not isinstance(claim, MarkerClaim):  # a subclass attempts in a way of its own
             await super()._nap(io, until, poll_interval)
             return
-        if claim.parker is not None and claim.instance is None:
+        if claim.looks and claim.instance is None:
             until = min(until, io.now() + poll_interval)
         await marker.engine().wait(io, claim, until)
 

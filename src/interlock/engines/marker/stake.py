@@ -10,6 +10,7 @@ from . import identity, records
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections import deque
     from typing import Any
 
     from ..._model import Parker
@@ -59,8 +60,18 @@ class MarkerClaim(Claim):
     watched: tuple[int, int] | None = None
     wd = 0
     echo = 0
+    waiting: deque[MarkerClaim] | None = None  # those of this process that wait for this marker, in order
+    looks = False  # it is the first of them, and has subscribed as such
 
     def __init__(self, line: Any = None, owner: object = None, terms: Terms | None = None) -> None:
         self.line = line
         self.owner = owner
         self.terms = Terms(records.plain(identity.me())) if terms is None else terms
+
+    def is_first(self) -> bool:
+        """Of those of this process that wait for this marker, is it the one that has to look for all?"""
+        waiting = self.waiting
+        try:
+            return waiting is not None and waiting[0] is self
+        except IndexError:
+            return False
