@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 SOURCE = Path(interlock.__file__).parent
 
 LAYERS = (
-    {"_errors", "_model", "_deadline", "_report", "_identity"},  # words
+    {"_errors", "_model", "_deadline", "_report", "_identity", "_address"},  # words
     {"_core"},
     {"_io", "_wait", "_fs"},
     {"engines"},
     {
-        "_choice", "_probe", "_target", "_hold", "_rwhold", "_loss", "_inspect",
+        "_choice", "_probe", "_target", "_remote", "_namespace", "_hold", "_rwhold", "_loss", "_inspect",
         "lock", "rwlock", "semaphore", "together", "_order",
         "_observe", "_record", "_statistics", "otel",
         "_filelock", "filelock",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from ._hold import AsyncHold, Hold, Loss
     from ._inspect import inspect
+    from ._namespace import AsyncNamespace, Namespace, connect
     from ._observe import Event, Observation, observe
     from ._order import LockOrderWarning, check_order
     from ._probe import Probe, probe
@@ -43,6 +44,7 @@ __all__ = [
     "AsyncHold",
     "AsyncHolds",
     "AsyncLock",
+    "AsyncNamespace",
     "AsyncRLock",
     "AsyncRWHold",
     "AsyncRWLock",
@@ -62,6 +64,7 @@ __all__ = [
     "LockStatistics",
     "Loss",
     "LostError",
+    "Namespace",
     "NotHeldError",
     "Observation",
     "Party",
@@ -82,6 +85,7 @@ __all__ = [
     "acquire_all",
     "acquire_all_async",
     "check_order",
+    "connect",
     "inspect",
     "observe",
     "once",
@@ -98,6 +102,7 @@ _HOMES = {
     ),
     "_hold": ("AsyncHold", "Hold", "Loss"),
     "_inspect": ("inspect",),
+    "_namespace": ("AsyncNamespace", "Namespace", "connect"),
     "_probe": ("Probe", "probe"),
     "_observe": ("Event", "Observation", "observe"),
     "_order": ("LockOrderWarning", "check_order"),

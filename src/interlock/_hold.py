@@ -8,6 +8,7 @@ from time import monotonic
 from ._core.arbiter import alive, granted, turns, wake_first
 from ._core.lost import tell
 from ._errors import LostError, NotHeldError
+from ._io import running
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ._model import Claim
 
     H = TypeVar("H", bound="_BaseHold")
+    T = TypeVar("T")
 
 __all__ = ["AsyncHold", "Hold", "Loss"]
 
@@ -162,8 +164,9 @@ class _BaseHold:
             return "this hold was released before"
         return "this process is a forked child, and the hold is its parent's"
 
-    def _let_go(self) -> bool:
-        """Release, or do nothing and return False if this hold is not held."""
+    def _let_go(self, later: bool = False) -> bool:
+        """Release, or do nothing and return False if this hold is not held. `later`: where that is a request to a
+        server, have it made in the background."""
         claim = self._claim
         if claim is None or not (turns.get(claim.line) is claim or claim in granted):
             return False
@@ -177,6 +180,8 @@ class _BaseHold:
         claim.depth = depth - 1
         if depth == 1:
             try:
+                if not later:
+                    claim.line.let_go(claim)
                 end(claim)
             except BaseException:
                 end(claim)  # an interrupt, as nothing else is raised in there: once more, to the end
@@ -193,7 +198,7 @@ class _BaseHold:
             resource = self.resource
         except AttributeError:  # interrupted while it was made: `acquire` has undone the claim
             return
-        if self._let_go():
+        if self._let_go(later=True):
             warnings.warn(
                 f"the hold on {resource} was dropped without release(); the lock is free now",
                 ResourceWarning,
@@ -231,7 +236,7 @@ class Hold(_BaseHold):
         claim.depth = 0
         line = claim.line
         try:
-            line.engine.drop(claim)
+            line.let_go(claim)
             if turns.get(line) is claim:
                 del turns[line]
             else:
@@ -246,7 +251,7 @@ class Hold(_BaseHold):
         """Make sure that the hold goes on: a lease gets its whole ttl anew, which a keeper does by itself anyway. A
         session lock never expires; there this is `assert_held()`.
 
-        Raises `LostError`, `NotHeldError`, and what hinders the renewal of a lease (`OSError`).
+        Raises `LostError`, `NotHeldError`, and what hinders the renewal of a lease (`OSError`, `EngineError`).
         """
         self._renew()
 
@@ -266,16 +271,32 @@ class AsyncHold(_BaseHold):
 
     async def release(self) -> None:
         """Let go. Raises `NotHeldError` when it was released before, or in a forked child; then nothing happens."""
-        if not self._let_go():
+        if not await self._leave():
             raise self._not_held()
+
+    async def _leave(self, why: type[BaseException] | None = None) -> bool:
+        """`_let_go`, awaited where it is a request to a server. `why`: what ends the block of the hold, if anything."""
+        claim = self._claim
+        if claim is None or claim.depth != 1 or not claim.line.remote or why is GeneratorExit or not alive(claim):
+            return self._let_go(later=True)
+        # Nothing was awaited since `_claim` was read.
+        self._was = claim
+        self._claim = None
+        claim.depth = 0
+        try:
+            io = running()
+            await io.shield(claim.line.engine.release(io, claim))
+        finally:
+            end(claim)
+        return True
 
     async def renew(self) -> None:
         """Make sure that the hold goes on: a lease gets its whole ttl anew, which a keeper does by itself anyway. A
         session lock never expires; there this is `assert_held()`.
 
-        Raises `LostError`, `NotHeldError`, and what hinders the renewal of a lease (`OSError`).
+        Raises `LostError`, `NotHeldError`, and what hinders the renewal of a lease (`OSError`, `EngineError`).
         """
-        self._renew()
+        await on_server(self._claim or self._was, self._renew)
 
     def scope(self) -> AbstractAsyncContextManager[None]:
         """`async with hold.scope():` a block that is cancelled when the lock is taken away, and raises `LostError`.
@@ -293,7 +314,14 @@ class AsyncHold(_BaseHold):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._let_go()
+        await self._leave(kind)
+
+
+async def on_server(claim: Claim, fn: Callable[..., T], *args: object) -> T:
+    """`fn` of a claim, called by a task: in a worker thread where that is a request to a server."""
+    if claim.line.remote:
+        return await running().work(fn, *args)
+    return fn(*args)
 
 
 def end(claim: Claim) -> None:

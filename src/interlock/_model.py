@@ -37,6 +37,9 @@ if TYPE_CHECKING:
             """Sleep until `unpark` was called (also before) or the source has news: True; at `until`: False."""
         async def call(self, fn: Callable[..., T], *args: object) -> T:
             """One outside effect. In the simulator every one of them is a point where others may run."""
+        async def work(self, fn: Callable[..., T], *args: object) -> T:
+            """A request to a server, bounded by a few seconds: inline in a thread; from a task in a worker thread. A
+            cancellation that comes meanwhile is delivered after it."""
         async def shield(self, awaitable: Coroutine[Any, Any, T]) -> T:
             """Run to the end even while the caller is being cancelled."""
 
@@ -83,6 +86,17 @@ if TYPE_CHECKING:
         def inspect(self, line: Line) -> Report: ...
         def blame(self, line: Line) -> tuple[Party | None, str]:
             """For `Timeout`: one holder, found fast, and a hint."""
+
+    class Remote(Engine, Protocol):
+        """An engine whose verbs are requests to a server (`engines.remote` has what such engines share). It has
+        `remote = True`. Then tasks never call `try_now`, they await `release`, and `blame`, `renew` and `downgrade` run
+        in a worker thread; `drop` makes no request itself but has one made in the background."""
+
+        remote: Literal[True]
+
+        def let_go(self, claim: Any) -> None:
+            """Release now, in the calling thread: when it returns the server has been told, or the claim runs out by
+            itself. Raises nothing that a server does."""
 
     class Sharing(Protocol):
         """An engine that has read-write locks. Each mode is a sibling engine with a line of its own, so that a

@@ -10,7 +10,7 @@ from ._core.acquire import acquire, run
 from ._core.arbiter import granted, wake_first
 from ._deadline import FOREVER, seconds
 from ._errors import DeadlockError, Timeout, UnsupportedError
-from ._hold import AsyncHold, Hold, _BaseHold, end
+from ._hold import AsyncHold, Hold, _BaseHold, end, on_server
 from ._io import running
 
 TYPE_CHECKING = False
@@ -161,7 +161,7 @@ class RWHold(_Modes, Hold):
         claim.depth = 0
         line = claim.line
         try:
-            line.engine.drop(claim)
+            line.let_go(claim)
             granted.pop(claim, None)
             if line.queue:
                 wake_first(line)
@@ -183,7 +183,7 @@ class AsyncRWHold(_Modes, AsyncHold):
             began = monotonic()
             io = running()
             if not await acquire(io, _Upgrade(claim, began), began + limit):
-                raise _still_read(claim.line, self.resource, monotonic() - began)
+                raise await on_server(claim, _still_read, claim.line, self.resource, monotonic() - began)
 
     async def try_upgrade(self) -> bool:
         """One attempt, without waiting. False: somebody reads."""
@@ -193,7 +193,7 @@ class AsyncRWHold(_Modes, AsyncHold):
 
     async def downgrade(self, to: Literal["read", "update"] = "read") -> None:
         """See `RWHold.downgrade`."""
-        self._downgrade(to)
+        await on_server(self._claim or self._was, self._downgrade, to)
 
     async def __aenter__(self) -> Self:
         return self

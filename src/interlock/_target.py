@@ -13,6 +13,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ._model import Engine
 
+_HERE = frozenset(["file", "marker", "memory"])
+"""Schemes without a server."""
+
 _NAME_MAX = 200
 """Bytes of a lock file's name that is made from a lock's name; longer ones are cut and get a hash."""
 
@@ -42,31 +45,55 @@ def resolve(
         raise ValueError(f"{path!r} is not a path: it is empty or contains NUL")
     if "://" not in path:
         return _path_line(path, path, fair, ttl, primitive)
+    scheme = path.partition("://")[0].lower()
+    if scheme not in _HERE:
+        from . import _remote
+
+        return _remote.line(path, scheme, fair, ttl, primitive)
     from urllib.parse import unquote, urlsplit
 
     url = urlsplit(path)
     name = unquote(url.fragment)
     if not name:
-        raise ValueError(f"{path!r} names no lock: put its name behind a '#'")
+        raise ValueError(f"{shown(path)!r} names no lock: put its name behind a '#'")
     if url.query:
-        raise ValueError(f"{path!r}: unknown options {url.query!r}")
+        raise ValueError(f"{shown(path)!r}: unknown options {url.query!r}")
     if url.scheme in ("file", "marker"):
         if url.netloc not in ("", "localhost"):
-            raise ValueError(f"{path!r}: a {url.scheme}:// URL has no host; write {url.scheme}:///directory#name")
+            raise ValueError(
+                f"{shown(path)!r}: a {url.scheme}:// URL has no host; write {url.scheme}:///directory#name"
+            )
         if url.scheme == "marker":
             if primitive not in ("auto", "marker"):
                 raise UnsupportedError(f"{path} is a lease on files: primitive={primitive!r} contradicts that")
             primitive = "marker"
         return _path_line(os.path.join(unquote(url.path) or os.sep, file_name(name)), path, fair, ttl, primitive)
-    if url.scheme == "memory":
-        from .engines.memory import engine
+    from .engines.memory import engine
 
-        if ttl is not None or primitive != "auto":
-            raise UnsupportedError(f"{path}: ttl and primitive mean nothing for a lock in memory")
-        key = url.netloc + url.path + "#" + name
-        engine.refuse_mix(key, kind, path)
-        return line_for(engine, key, path) if kind == "lock" else Line(engine, key, path)
-    raise UnsupportedError(f"there is no engine for {url.scheme}:// URLs")
+    path = shown(path)
+    if ttl is not None or primitive != "auto":
+        raise UnsupportedError(f"{path}: ttl and primitive mean nothing for a lock in memory")
+    key = url.netloc + url.path + "#" + name
+    engine.refuse_mix(key, kind, path)
+    return line_for(engine, key, path) if kind == "lock" else Line(engine, key, path)
+
+
+def shown(target: str | os.PathLike[str]) -> str:
+    """A target as messages show it: without credentials."""
+    path = os.fspath(target)
+    if "://" not in path:
+        return path
+    from ._address import public
+
+    return public(path)
+
+
+def refuse_to_pickle(line: Line) -> None:
+    """Of a lock whose URL holds credentials."""
+    if line.secret:
+        raise TypeError(
+            f"{line.resource}: its URL holds credentials, which a pickle would show: name the lock there by its URL"
+        )
 
 
 _begun = False

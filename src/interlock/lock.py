@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from os import environ, fspath
+from os import environ
 from time import monotonic
 
 from ._core.acquire import acquire, run
@@ -12,7 +12,7 @@ from ._errors import DeadlockError, Timeout
 from ._hold import AsyncHold, Hold, end, hold_on
 from ._identity import me
 from ._io import running
-from ._target import resolve
+from ._target import refuse_to_pickle, resolve, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class _BaseLock:
         self._fair = fair
         self._primitive = primitive
         self._line = resolve(target, fair=fair, ttl=ttl, primitive=primitive)
-        self._resource = fspath(target)
+        self._resource = shown(target)
 
     @property
     def resource(self) -> str:
@@ -96,7 +96,11 @@ class _BaseLock:
         return claim if claim is not None and claim.owner is owner and claim.since else None
 
     def _leave_block(self, who: Callable[[], object]) -> None:
-        """Release what the `with` block that ends has, unless its body did, or a fork took it away.
+        """Release what the `with` block that ends has, unless its body did, or a fork took it away."""
+        self._block_to_leave(who)._let_go()
+
+    def _block_to_leave(self, who: Callable[[], object]) -> Any:
+        """The hold of the block that ends.
 
         With one block open it is that one's, whoever leaves it: a generator may end its block in another thread or
         task than it began it in. More than one are open on an object where it is re-entrant, or where bodies
@@ -115,8 +119,7 @@ class _BaseLock:
                 blocks.remove(hold)
             except ValueError:  # another thread took it for its own
                 continue
-            hold._let_go()
-            return
+            return hold
         raise RuntimeError(f"the end of a `with` block on {self.resource} that was not entered")
 
     def _self_deadlock(self) -> DeadlockError:
@@ -140,11 +143,15 @@ class _BaseLock:
         holder, hint = self._line.engine.blame(self._line)
         return Timeout(self.resource, waited, holder, hint)
 
+    async def _timed_out_async(self, waited: float) -> Timeout:
+        return await running().work(self._timed_out, waited) if self._line.remote else self._timed_out(waited)
+
     def __repr__(self) -> str:
         state = "held by this process" if self.held else "not held by this process"
         return f"<{type(self).__name__} {self.resource!r} {state}>"
 
     def __reduce__(self) -> tuple[object, ...]:
+        refuse_to_pickle(self._line)
         # A relative path means the same file wherever it is unpickled.
         target = self._resource if "://" in self._resource else self._line.key
         timeout = None if self._timeout == FOREVER else self._timeout
@@ -264,7 +271,7 @@ class Lock(_BaseLock):
         claim.depth = 0
         line = claim.line
         try:
-            line.engine.drop(claim)
+            line.let_go(claim)
             if turns.get(line) is claim:
                 del turns[line]
             if line.queue:
@@ -315,7 +322,8 @@ class AsyncLock(_BaseLock):
         claim.thread = me.token
         try:
             if (
-                not line.queue
+                not line.remote
+                and not line.queue
                 and turns.setdefault(line, claim) is claim
                 and line.engine.try_now(claim, limit)
             ):
@@ -326,7 +334,7 @@ class AsyncLock(_BaseLock):
         except BaseException:
             abandon(claim)
             raise
-        raise self._timed_out(monotonic() - claim.began)
+        raise await self._timed_out_async(monotonic() - claim.began)
 
     async def try_acquire(self) -> AsyncHold | None:
         """One attempt, without waiting. `None`: somebody else holds it."""
@@ -365,7 +373,7 @@ class AsyncLock(_BaseLock):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leave_block(_this_task)
+        await self._block_to_leave(_this_task)._leave(kind)
 
 
 class AsyncRLock(AsyncLock):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from os import fspath
 from time import monotonic
 
 from ._core.acquire import acquire, run
@@ -13,7 +12,7 @@ from ._hold import hold_on
 from ._identity import me
 from ._io import running
 from ._rwhold import MODES, AsyncRWHold, RWHold, holding, timed_out, together
-from ._target import resolve
+from ._target import refuse_to_pickle, resolve, shown
 from .lock import _UNSET
 
 TYPE_CHECKING = False
@@ -49,31 +48,37 @@ class Acquiring:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._hold._let_go()
+        await self._hold._leave(kind)
 
 
 class _BaseRWLock:
     """The options of a read-write lock. Not a lock by itself."""
 
-    __slots__ = ("__weakref__", "_key", "_lines", "_reading", "_resource", "_timeout")
+    __slots__ = ("__weakref__", "_key", "_lines", "_reading", "_resource", "_timeout", "_ttl")
 
-    def __init__(self, target: str | os.PathLike[str], *, timeout: float | None = None) -> None:
+    def __init__(
+        self, target: str | os.PathLike[str], *, timeout: float | None = None, ttl: float | None = None
+    ) -> None:
         """Name a lock; nothing is opened or locked yet.
 
         `target` is what `Lock` takes: the path of a lock file, or an URL. On a path it needs Linux and a local
         filesystem, else `UnsupportedError`. Readers need no more than a lock file that they may read.
-        `timeout` (seconds; `None`: for ever; 0: one attempt) is used where a call is given none.
+        `timeout` (seconds; `None`: for ever; 0: one attempt) is used where a call is given none. `ttl` is for leases,
+        as in `Lock`.
         """
         self._timeout = seconds(timeout)
-        line = resolve(target, kind="rwlock")
+        self._ttl = ttl
+        line = resolve(target, ttl=ttl, kind="rwlock")
         engine: Any = line.engine
         if not hasattr(engine, "sharing"):
             raise UnsupportedError(f"{line.resource}: {engine.traits.name} has no read-write locks; use Lock")
         self._lines: dict[Mode, Line] = {
             mode: line_for(engine.sharing(mode, line.key), line.key, line.resource) for mode in MODES
         }
+        for each in self._lines.values():
+            each.secret = line.secret
         self._reading = self._lines["read"]
-        self._resource = fspath(target)
+        self._resource = shown(target)
         self._key = line.key
 
     @property
@@ -123,8 +128,9 @@ class _BaseRWLock:
         return f"<{type(self).__name__} {self.resource!r} {state}>"
 
     def __reduce__(self) -> tuple[object, ...]:
+        refuse_to_pickle(self._reading)
         target = self._resource if "://" in self._resource else self._key
-        return _rebuild, (type(self), target, None if self._timeout == FOREVER else self._timeout)
+        return _rebuild, (type(self), target, None if self._timeout == FOREVER else self._timeout, self._ttl)
 
 
 class RWLock(_BaseRWLock):
@@ -271,7 +277,8 @@ class AsyncRWLock(_BaseRWLock):
         began = monotonic()
         hold = await self._begin(mode, self._timeout if timeout is _UNSET else seconds(timeout))
         if hold is None:
-            raise self._timed_out(monotonic() - began)
+            waited = monotonic() - began
+            raise await running().work(self._timed_out, waited) if self._reading.remote else self._timed_out(waited)
         return hold
 
     async def _begin(self, mode: Mode, limit: float) -> AsyncRWHold | None:
@@ -292,5 +299,5 @@ class AsyncRWLock(_BaseRWLock):
         return None
 
 
-def _rebuild(kind: type[_BaseRWLock], target: str, timeout: float | None) -> _BaseRWLock:
-    return kind(target, timeout=timeout)
+def _rebuild(kind: type[_BaseRWLock], target: str, timeout: float | None, ttl: float | None = None) -> _BaseRWLock:
+    return kind(target, timeout=timeout, ttl=ttl)

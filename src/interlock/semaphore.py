@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from operator import index
-from os import fspath
 from time import monotonic
 
 from ._core.acquire import acquire, run
@@ -13,7 +12,7 @@ from ._errors import DeadlockError, UnsupportedError
 from ._hold import AsyncHold, Hold, hold_on
 from ._identity import me
 from ._io import running
-from ._target import resolve
+from ._target import refuse_to_pickle, resolve, shown
 from .lock import _UNSET, _BaseLock, _this_task, _this_thread
 
 TYPE_CHECKING = False
@@ -76,10 +75,16 @@ class AsyncSemaphoreHold(AsyncHold):
 class _BaseSemaphore(_BaseLock):
     """The options of a semaphore. Not one by itself."""
 
-    __slots__ = ("_permits",)
+    __slots__ = ("_permits", "_ttl")
 
     def __init__(
-        self, target: str | os.PathLike[str], permits: int, *, timeout: float | None = None, fair: bool = False
+        self,
+        target: str | os.PathLike[str],
+        permits: int,
+        *,
+        timeout: float | None = None,
+        fair: bool = False,
+        ttl: float | None = None,
     ) -> None:
         """Name a semaphore; nothing is opened or locked yet.
 
@@ -87,7 +92,7 @@ class _BaseSemaphore(_BaseLock):
         filesystem, else `UnsupportedError`. `permits` (1 to 1,048,576): how many hold at most; all who use the
         target must say the same, else `acquire` raises `ProtocolError` for those who come later.
         `timeout` (seconds; `None`: for ever; 0: one attempt) is used where `acquire` is given none.
-        `fair=True`: strictly in order of arrival.
+        `fair=True`: strictly in order of arrival. `ttl` is for leases, as in `Lock`.
         """
         if isinstance(permits, bool):
             raise TypeError("permits is a number, not a bool")
@@ -99,7 +104,8 @@ class _BaseSemaphore(_BaseLock):
         self._timeout = seconds(timeout)
         self._fair = fair
         self._primitive = "auto"
-        line = resolve(target, kind="semaphore")
+        self._ttl = ttl
+        line = resolve(target, ttl=ttl, kind="semaphore")
         engine: Any = line.engine
         if not hasattr(engine, "counting"):
             raise UnsupportedError(f"{line.resource}: {engine.traits.name} has no semaphores; use Lock")
@@ -107,7 +113,8 @@ class _BaseSemaphore(_BaseLock):
         if fair:
             counting.require_fair(line.key)
         self._line = line_for(counting, line.key, line.resource)
-        self._resource = fspath(target)
+        self._line.secret = line.secret
+        self._resource = shown(target)
 
     @property
     def permits(self) -> int:
@@ -134,15 +141,16 @@ class _BaseSemaphore(_BaseLock):
             )
 
     def __reduce__(self) -> tuple[object, ...]:
+        refuse_to_pickle(self._line)
         target = self._resource if "://" in self._resource else self._line.key
         timeout = None if self._timeout == FOREVER else self._timeout
-        return _rebuild, (type(self), target, self._permits, timeout, self._fair)
+        return _rebuild, (type(self), target, self._permits, timeout, self._fair, self._ttl)
 
 
 def _rebuild(
-    kind: type[_BaseSemaphore], target: str, permits: int, timeout: float | None, fair: bool
+    kind: type[_BaseSemaphore], target: str, permits: int, timeout: float | None, fair: bool, ttl: float | None = None
 ) -> _BaseSemaphore:
-    return kind(target, permits, timeout=timeout, fair=fair)
+    return kind(target, permits, timeout=timeout, fair=fair, ttl=ttl)
 
 
 class Semaphore(_BaseSemaphore):
@@ -217,7 +225,7 @@ class AsyncSemaphore(_BaseSemaphore):
         began = monotonic()
         hold = await self._contend(running(), self._timeout if timeout is _UNSET else seconds(timeout))
         if hold is None:
-            raise self._timed_out(monotonic() - began)
+            raise await self._timed_out_async(monotonic() - began)
         return hold
 
     async def try_acquire(self) -> AsyncSemaphoreHold | None:
@@ -251,4 +259,4 @@ class AsyncSemaphore(_BaseSemaphore):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leave_block(_this_task)
+        await self._block_to_leave(_this_task)._leave(kind)

@@ -249,7 +249,18 @@ class AsyncHolds(_BaseHolds):
 
     async def release(self) -> None:
         """Let go of all. Raises `NotHeldError` when none of them was held any more."""
-        self._let_all_go()
+        if not await self._leave() and self._taken:
+            self._let_all_go()  # raises
+
+    async def _leave(self, why: type[BaseException] | None = None) -> bool:
+        """Was any of them held?"""
+        left = False
+        try:
+            for hold in reversed(self._taken):
+                left = await hold._leave(why) or left
+        finally:
+            self._undo()
+        return left
 
     async def __aenter__(self) -> Self:
         return self
@@ -257,4 +268,4 @@ class AsyncHolds(_BaseHolds):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._undo()
+        await self._leave(kind)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import interlock._io
 import interlock.engines
+from interlock._address import Address
+from interlock._remote import BUILT_IN
 from interlock.testing import conformance
 from interlock.testing.conformance import IOS
 
@@ -42,10 +44,17 @@ VERBS = {"claim", "try_now", "try_acquire", "wait", "release", "withdraw", "drop
 
 def engines() -> list[Traits]:
     """The traits of every engine in the package `interlock.engines`, whether anybody thought of testing it or not:
-    every module there that defines a class with the verbs. Its `engine` is the engine, or a function that makes it."""
+    every module there that defines a class with the verbs. Its `engine` is the engine, or a function that makes it; a
+    package that schemes lead to has `open_engine`."""
     found = []
+    servers = set(BUILT_IN.values())
     for info in pkgutil.walk_packages(interlock.engines.__path__, "interlock.engines."):
-        if info.name in NOT_HERE | ABILITIES:
+        if info.name in servers:  # one for each package, whose other modules serve it
+            scheme = next(scheme for scheme, package in BUILT_IN.items() if package == info.name)
+            package = importlib.import_module(info.name)
+            found.append(package.open_engine(Address.parse(f"{scheme}://localhost"), None).traits)
+            continue
+        if info.name in NOT_HERE | ABILITIES or ".".join(info.name.split(".")[:3]) in servers:
             continue
         module = importlib.import_module(info.name)
         its = [each for each in vars(module).values() if getattr(each, "__module__", "") == info.name]

@@ -33,12 +33,26 @@ async def acquire(io: IO, stake: Stake, deadline: float) -> bool:
             if granted or last:
                 return granted
             await stake.wait(io, deadline)
+    except GeneratorExit:  # the task's coroutine is closed, and may not suspend any more
+        granted = True  # for the block below: there is nothing to be awaited
+        _begin(stake.withdraw(io))
+        raise
     except BaseException:
         granted = False
         raise
     finally:
         if not granted:
             await io.shield(stake.withdraw(io))
+
+
+def _begin(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run it as far as it goes without suspending. Where an engine's request is under way then, that goes on in its
+    worker thread; and closing the coroutine drops the claim."""
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return
+    coroutine.close()
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:

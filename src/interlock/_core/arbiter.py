@@ -33,7 +33,8 @@ from .._identity import me
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from typing import Any
 
     from .._model import IO, Claim, Engine
     from .observe import Listener
@@ -47,7 +48,9 @@ __all__ = ["Line", "Place", "abandon", "alive", "give_back", "granted", "line_fo
 class Line:
     """One resource, as this process sees it. `key` is canonical, `resource` is what messages show."""
 
-    __slots__ = ("__weakref__", "courtesy", "engine", "key", "opens", "queue", "resource")
+    __slots__ = (
+        "__weakref__", "courtesy", "engine", "key", "let_go", "opens", "queue", "remote", "resource", "secret",
+    )  # fmt: skip
 
     def __init__(self, engine: Engine, key: str, resource: str) -> None:
         self.engine = engine
@@ -57,6 +60,17 @@ class Line:
         self.opens: Iterator[int] | None = None  # the kernel engine's
         self.courtesy = 0.0
         """Monotonic second from which a newcomer looks whether other processes wait, before it barges."""
+        self.remote: bool = getattr(engine, "remote", False)
+        """Is the engine a `Remote`?"""
+        own: Any = engine
+        self.let_go: Callable[[Claim], None] = own.let_go if self.remote else getattr(own, "drop", _nothing)
+        """What an explicit release in a thread calls: the engine's `drop`, or a remote one's `let_go`."""
+        self.secret = False
+        """Does the URL that leads here hold credentials, so that `resource` is not the whole of it?"""
+
+
+def _nothing(claim: Claim) -> None:
+    """The release of an engine that has none: a line for its turns alone."""
 
 
 turns: dict[Line, Claim] = {}

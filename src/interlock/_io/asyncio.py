@@ -7,6 +7,8 @@ from asyncio import _get_running_loop
 from time import monotonic
 from weakref import WeakKeyDictionary, ref
 
+from .._wait.workers import workers
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
@@ -155,6 +157,21 @@ class AsyncioIO:
     async def call(self, fn: Callable[..., T], *args: object) -> T:
         return fn(*args)
 
+    async def work(self, fn: Callable[..., T], *args: object) -> T:
+        """In a worker thread. Cancelled meanwhile, the task waits for the answer first: not being waited for would not
+        undo the request."""
+        job = _Job(fn, args)
+        workers().submit(job.run)
+        cancelled = None
+        while not job.done.done():
+            try:
+                await asyncio.shield(job.done)
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
+        return job.answer()  # type: ignore[no-any-return]
+
     async def shield(self, awaitable: Coroutine[Any, Any, T]) -> T:
         """Run to the end. Inline while nothing suspends; else in a task of its own, and a cancellation that
         comes meanwhile is delivered afterwards."""
@@ -175,6 +192,40 @@ class AsyncioIO:
             task.exception()
             raise cancelled
         return task.result()
+
+
+class _Job:
+    """A call in a worker thread, and the future that is done when it has ended."""
+
+    def __init__(self, fn: Callable[..., Any], args: tuple[object, ...]) -> None:
+        self._fn, self._args = fn, args
+        self._loop = asyncio.get_running_loop()
+        self.done: asyncio.Future[None] = self._loop.create_future()
+        self._answer: Any = None
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._answer = self._fn(*self._args)
+        except BaseException as error:  # noqa: BLE001 - raised in the task
+            self._error = error
+        try:
+            self._loop.call_soon_threadsafe(self._end)
+        except RuntimeError:  # the loop is closed over its tasks
+            pass
+
+    def _end(self) -> None:
+        if not self.done.done():
+            self.done.set_result(None)
+
+    def answer(self) -> Any:
+        error, self._error = self._error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # or it would refer to itself, through this frame
+        return self._answer
 
 
 class _Resumed:

@@ -180,6 +180,9 @@ class BlockingIO:
     async def call(self, fn: Callable[..., T], *args: object) -> T:
         return fn(*args)
 
+    async def work(self, fn: Callable[..., T], *args: object) -> T:
+        return fn(*args)
+
     async def shield(self, awaitable: Coroutine[Any, Any, T]) -> T:
         return await awaitable
 

@@ -9,6 +9,8 @@ from weakref import ref
 
 import trio
 
+from .._wait.workers import workers
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -83,6 +85,36 @@ class _Scope:
             pass
 
 
+class _Job:
+    """A call in a worker thread, and the event of its end."""
+
+    def __init__(self, fn: Callable[..., Any], args: tuple[object, ...]) -> None:
+        self._fn, self._args = fn, args
+        self._token = trio.lowlevel.current_trio_token()
+        self.done = trio.Event()
+        self._answer: Any = None
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._answer = self._fn(*self._args)
+        except BaseException as error:  # noqa: BLE001 - raised in the task
+            self._error = error
+        try:
+            self._token.run_sync_soon(self.done.set)
+        except trio.RunFinishedError:  # its tasks are gone
+            pass
+
+    def answer(self) -> Any:
+        error, self._error = self._error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # or it would refer to itself, through this frame
+        return self._answer
+
+
 class TrioIO:
     __slots__ = ()
 
@@ -118,6 +150,15 @@ class TrioIO:
 
     async def call(self, fn: Callable[..., T], *args: object) -> T:
         return fn(*args)
+
+    async def work(self, fn: Callable[..., T], *args: object) -> T:
+        """In a worker thread; a cancellation is delivered when it has ended."""
+        job = _Job(fn, args)
+        workers().submit(job.run)
+        with trio.CancelScope(shield=True):
+            await job.done.wait()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        return job.answer()  # type: ignore[no-any-return]
 
     async def shield(self, awaitable: Coroutine[Any, Any, T]) -> T:
         with trio.CancelScope(shield=True):

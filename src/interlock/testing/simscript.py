@@ -153,6 +153,9 @@ class SimIO:
         """The effects inside `fn` are the questions, each by itself: finer than the port promises."""
         return fn(*args)
 
+    async def work(self, fn: Callable[..., T], *args: object) -> T:
+        return fn(*args)
+
     async def shield(self, awaitable: Coroutine[Any, Any, T]) -> T:
         self._shields += 1
         try:

@@ -24,9 +24,24 @@ MOMENTS = 8
 """Points of the event loop's time, from the start of a waiter on, at which it is cancelled."""
 
 
+_HERE = object()
+
+
 class _Suspended:
-    def __await__(self) -> Generator[None, None, None]:
-        yield
+    def __await__(self) -> Generator[object, None, None]:
+        yield _HERE
+
+
+class _UntilSuspended:
+    """Awaits a coroutine, what it needs of the event loop included, until it comes to `_Suspended`; leaves it there."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, object]) -> None:
+        self._coroutine = coroutine
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        pending = self._coroutine.send(None)
+        while pending is not _HERE:
+            pending = self._coroutine.send((yield pending))
 
 
 class BlockingLockSuite(LockSuite):
@@ -211,10 +226,11 @@ class TaskLockSuite(Scopes, LockSuite):
                 await _Suspended()
 
         coroutine = body()
-        coroutine.send(None)
+        await _UntilSuspended(coroutine)
         assert inside
         assert not await world.other_gets(target)
         await world.elsewhere(self._close_in_a_thread, coroutine)
+        await world.until(lambda: idle(target))
         self.nothing_left(target)
 
     async def _close_in_a_thread(self, coroutine: Coroutine[Any, Any, None]) -> None:
