@@ -1,0 +1,62 @@
+"""Locks on an ensemble of ZooKeeper: `zookeeper://host:2181,host:2181/chroot#name`.
+
+`core` enters, leaves and waits in the queue of a lock; `entries` says who in it holds; `session` knows how long that
+may be believed; `sharing` adds read-write locks and semaphores. """
+
+from __future__ import annotations
+
+from .core import Base, Ensemble
+from .server import Server
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ..._address import Address
+    from ..._model import Mode
+
+__all__ = ["OPTIONS", "ZooKeeperEngine", "open_engine"]
+
+OPTIONS: frozenset[str] = frozenset()
+
+
+class ZooKeeperEngine(Base):
+    """The engine of exclusive locks: writers without readers."""
+
+    def __init__(self, ensemble: Ensemble, ttl: float | None) -> None:
+        super().__init__(ensemble)
+        self.options = {} if ttl is None else {"ttl": ttl}
+        self._siblings: dict[str, Any] = {}
+
+    def sharing(self, mode: Mode, key: str) -> Any:
+        """The engine of read-write locks in this mode. A `Lock` of the same name excludes them."""
+        from .sharing import Modes
+
+        return self._siblings.get(mode) or self._siblings.setdefault(mode, Modes(self.ensemble, mode))
+
+    def counting(self, key: str) -> Any:
+        """The engine of semaphores."""
+        from .sharing import Permits
+
+        return self._siblings.get("semaphore") or self._siblings.setdefault("semaphore", Permits(self.ensemble))
+
+    def close(self) -> None:
+        """End the session: whatever this process holds here is lost."""
+        self.ensemble.close()
+
+
+def open_engine(address: Address, ttl: float | None) -> ZooKeeperEngine:
+    """The engine of one URL. Connects to nobody yet.
+
+    `ttl` (seconds, 10 where left out): the timeout of the session that is asked for; the server puts it between two and
+    twenty of its ticks.
+
+    Raises `ValueError` for a URL that makes no sense to it.
+    """
+    if not address.hosts:
+        raise ValueError(f"{address.public} names no server: write zookeeper://host:2181#name")
+    if address.query:
+        raise ValueError(f"{address.public}: the zookeeper engine knows no options {sorted(address.query)}")
+    if ttl is not None and not 0.1 <= ttl <= 86400:
+        raise ValueError(f"ttl {ttl!r} is not between 0.1 and 86400 seconds")
+    return ZooKeeperEngine(Ensemble(Server(address, ttl)), ttl)
