@@ -373,3 +373,11 @@ def test_warnings_and_help_are_told() -> None:
         assert "\n    3  " in text
         assert "\n    125  " in text
         assert "\b" not in text
+
+
+def test_an_archive_that_is_no_tarball_is_one_nevertheless(tmp_path: Path) -> None:
+    built = Store(tmp_path / "store", durable=False)
+    built.put(document(PNG), b"of a kind that Spack does not write")
+    built.index()
+    report = check(parse_sources([f"root={tmp_path / 'store'}"]))
+    assert [finding for finding in report.findings if finding.kind == "manifest"] == []

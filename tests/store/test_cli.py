@@ -160,6 +160,22 @@ def test_a_build_that_fails(root: Path, spec: Path) -> None:
     assert hashes(Store(root)) == []
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_a_build_that_is_asked_to_end_leaves_no_command_behind(root: Path, spec: Path, tmp_path: Path) -> None:
+    started = tmp_path / "pid"
+    script = f"trap 'exit 9' TERM; echo $$ > {started}.part; mv {started}.part {started}; while :; do sleep 0.05; done"
+    command = [sys.executable, "-m", "interlock", "store", "build", root, spec, "--", "sh", "-c", script]
+    with subprocess.Popen([str(word) for word in command], stderr=subprocess.PIPE, text=True) as builder:
+        while not started.exists():
+            time.sleep(0.01)
+        builder.terminate()
+        _, said = builder.communicate(timeout=30)
+    assert builder.returncode == 1
+    assert "exit status: 9" in said
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(started.read_text()), 0)
+
+
 def test_what_is_wrong_is_named_with_its_status(tmp_path: Path, root: Path, spec: Path) -> None:
     assert run("get", root, HASH, status=3)[1].startswith(f"interlock: {root} is not there")
     run("put", root, spec, tmp_path / "a.tar.gz")

@@ -48,8 +48,8 @@ class Blob:
 
     @property
     def is_package(self) -> bool:
-        """The binary package, in contrast to its description."""
-        return self.media.startswith("application/vnd.spack.install.")
+        """The archive, in contrast to its description. Spack's own are gzipped tarballs; a store takes others, too."""
+        return self.media.startswith("application/vnd.spack.install.") or self.media == "application/octet-stream"
 
     @property
     def database(self) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 from contextlib import contextmanager
 
@@ -13,6 +12,7 @@ import click
 
 from .._errors import EngineError, Timeout
 from ..store import BuildFailed, HostileError, Store, StoreError
+from ._child import call
 from ._common import complain, reason
 from ._text import plain
 
@@ -217,7 +217,7 @@ def build(
     """Print the path of SPEC's archive; build it with CMD if the store has none and nobody else is building it.
 
     CMD runs in an empty directory and writes the archive to the path in $INTERLOCK_ARCHIVE. Its standard output goes to
-    standard error. If it fails, those who wait are told.
+    standard error. If it fails, those who wait are told. SIGTERM and SIGHUP are passed on to it.
     """
     target = _open(root, lock)
 
@@ -226,7 +226,7 @@ def build(
         environment = os.environ | {"INTERLOCK_ARCHIVE": archive, "INTERLOCK_SPEC": os.path.abspath(spec)}
         key = work.spec["spec"]["nodes"][0]["hash"]
         try:
-            status = subprocess.call(command, cwd=work.directory, env=environment, stdout=sys.stderr)
+            status = call(command, cwd=work.directory, env=environment, stdout=sys.stderr)
         except OSError as error:
             raise BuildFailed(key, "cannot be run", reason(error, command[0]), "CMD") from None
         if status:
@@ -321,7 +321,7 @@ def get(root: str, hash_: str, command: tuple[str, ...], output: str | None, as_
             # The lease goes to CMD, too: so it lasts until CMD ends, also if this process is killed before.
             leases = () if sys.platform == "win32" else found.filenos()
             environment = os.environ | {"INTERLOCK_ARCHIVE": found.archive}
-            status = subprocess.call(command, env=environment, pass_fds=leases)
+            status = call(command, env=environment, pass_fds=leases)
             sys.exit(status if status >= 0 else 128 - status)
         _hand_out(found, output, as_json)
 
