@@ -21,7 +21,8 @@ began = time.perf_counter()
 {program}
 print(time.perf_counter() - began)
 """
-ROUNDS = 9
+LEAST, ROUNDS = 8, 40
+"""At most: on a busy machine it takes a while until one of them had a core to itself."""
 
 
 def cost(program: str) -> float:
@@ -49,6 +50,9 @@ def test_an_import_is_cheap(mine: str, limit: float) -> None:
 
     if filelock.__version__ != "4.2.11":
         pytest.skip(f"is compared with filelock 4.2.11, not {filelock.__version__}")
-    costs = [(cost(mine), cost("import filelock")) for _ in range(ROUNDS)]
-    ours, theirs = (min(column) for column in zip(*costs, strict=True))
+    ours = theirs = float("inf")
+    for done in range(ROUNDS):
+        ours, theirs = min(ours, cost(mine)), min(theirs, cost("import filelock"))
+        if ours <= limit * theirs and done >= LEAST:
+            break
     assert ours <= limit * theirs, f"{mine}: {ours * 1e3:.2f} ms, import filelock: {theirs * 1e3:.2f} ms"
