@@ -14,6 +14,16 @@ engine, and say how to get a lock that nobody uses:
     class TestBlockingEngine(Mine, conformance.BlockingEngineSuite): ...
     class TestAsyncioEngine(Mine, conformance.AsyncioEngineSuite): ...
 
+An engine on a server has one class more, of `ServerSuite`: processes of all worlds that are killed, stopped and cut
+off, and a server that hangs and restarts. Say in a `Served` how it is started:
+
+    class TestServer(conformance.ServerSuite):
+        engine = "mine"
+
+        @classmethod
+        def serve(cls, directory):
+            return MyServer(directory)      # a context manager that yields a `Served`
+
 `required` computes from an engine's traits which classes there must be, and `missing` which of them are not there:
 let one test assert that nothing is missing, so that no combination is forgotten. Needs pytest, and trio for its
 world; both come with the extra `test`.
@@ -34,6 +44,8 @@ from .processes import (
     ProcessSuite,
     TrioProcessSuite,
 )
+from .served import Served
+from .server import ServerSuite
 from .sharing import (
     AsyncioRWLockSuite,
     AsyncioSemaphoreSuite,
@@ -72,6 +84,8 @@ __all__ = [
     "RWLockSuite",
     "Referee",
     "SemaphoreSuite",
+    "Served",
+    "ServerSuite",
     "Suite",
     "TaskLockSuite",
     "TrioEngineSuite",
