@@ -20,6 +20,7 @@ import threading
 import time
 import urllib.request
 from abc import ABC, abstractmethod
+from contextvars import ContextVar
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import quote
@@ -38,6 +39,10 @@ PATIENCE = 30.0
 
 class ServerError(Exception):
     """A server did not start; with the end of its log."""
+
+
+place: ContextVar[tuple[str, list[str]]] = ContextVar("place", default=("127.0.0.1", []))
+"""Where servers are started: the address that they listen on, and the command that brings them to it."""
 
 
 def free_port() -> int:
@@ -64,7 +69,7 @@ class Server(ABC):
     """Whom it runs as when the tests run as root."""
 
     def __init__(self, port: int | None = None) -> None:
-        self.host = "127.0.0.1"
+        self.host, self.prefix = place.get()
         self.port = free_port() if port is None else port
         # not below tmp_path, which other users must not enter
         self.directory = tempfile.mkdtemp(prefix=f"interlock-{self.name}-")
@@ -104,8 +109,8 @@ class Server(ABC):
             self.prepare()
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [*self._wrapped(), *self.command()], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                cwd=self.directory, **self._as_user(),  # type: ignore[call-overload]
+                [*self.prefix, *self._wrapped(), *self.command()], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                cwd=self.directory,
             )  # fmt: skip
         limit = time.monotonic() + PATIENCE
         while not self.ready():
@@ -152,19 +157,13 @@ class Server(ABC):
     # ---- details
 
     def _wrapped(self) -> list[str]:
-        setpriv = shutil.which("setpriv")
+        options = []
+        if self.user and os.geteuid() == 0:
+            options += ["--reuid", self.user, "--regid", self.user, "--clear-groups"]
         # The signal comes when the *thread* ends that started it.
-        if setpriv is None or threading.current_thread() is not threading.main_thread():
-            return []
-        return [setpriv, "--pdeathsig", "KILL"]
-
-    def _as_user(self) -> dict[str, object]:
-        if self.user is None or os.geteuid() != 0:
-            return {}
-        import pwd
-
-        entry = pwd.getpwnam(self.user)
-        return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+        if threading.current_thread() is threading.main_thread():
+            options += ["--pdeathsig", "KILL"]
+        return [need("setpriv"), *options] if options else []
 
     def _end(self, how: signal.Signals) -> None:
         process, self.process = self.process, None
@@ -214,6 +213,7 @@ class Redis(Server):
         durable = ["--appendonly", "yes", "--appendfsync", "always"] if self.durable else ["--appendonly", "no"]
         return [
             self.program(), "--port", str(self.port), "--bind", self.host, "--save", "", *durable,
+            "--protected-mode", "no",
             "--dir", self.directory, *self.options,
         ]  # fmt: skip
 
@@ -263,11 +263,12 @@ class Postgres(Server):
     def prepare(self) -> None:
         command = [self.program("initdb"), "-D", self.data, "-A", "trust", "-U", "postgres", "--no-sync"]
         made = subprocess.run(
-            command, capture_output=True, text=True, cwd=self.directory, check=False,
-            **self._as_user(),  # type: ignore[call-overload]
-        )  # fmt: skip
+            [*self._wrapped(), *command], capture_output=True, text=True, cwd=self.directory, check=False
+        )
         if made.returncode:
             raise ServerError(f"initdb failed:\n{made.stdout}{made.stderr}")
+        with open(os.path.join(self.data, "pg_hba.conf"), "a") as file:
+            file.write("host all all 10.213.0.0/16 trust\n")
 
     def command(self) -> list[str]:
         more = [word for option in self.options for word in ("-c", option)]

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from interlock.testing.crew import WORLDS, Crew, Desk, MemberError, acquire, first_of, look, release, try_acquire
+from interlock.testing.conformance.crew import (
+    WORLDS,
+    Crew,
+    Desk,
+    MemberError,
+    acquire,
+    first_of,
+    look,
+    release,
+    try_acquire,
+)
 from interlock.testing.proxy import Proxy
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What the members of a crew do in the suite for servers, each in its own process; see `interlock.testing.crew`."""
+"""What the members of a crew do in the suite for servers, each in its own process; see `crew`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .worlds import Threads
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..crew import Desk
+    from .crew import Desk
     from .worlds import Job
 
 Options = dict[str, Any]

@@ -10,8 +10,8 @@ import pytest
 
 from ... import inspect
 from ..._target import resolve
-from ..crew import WORLDS, Crew, Member, acquire, try_acquire
 from ..proxy import Proxy
+from .crew import WORLDS, Crew, Member, acquire, try_acquire
 from .worlds import PATIENCE
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from ..._model import Traits
-    from ..crew import Pending
+    from .crew import Pending
 
 GRACE = 1.0
 """Seconds beyond what an engine promises, for a busy machine."""
@@ -144,7 +144,7 @@ class ServedSuite(ABC):
 
     def free(self, served: Served, member: Member, target: str, within: float | None = None) -> None:
         """Somebody gets it, in time, and lets go of it."""
-        from ..crew import release
+        from .crew import release
 
         limit = self.within(served) if within is None else within
         grant = member.do(acquire, target, limit + PATIENCE, "", self.options(served))

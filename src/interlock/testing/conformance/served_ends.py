@@ -8,12 +8,12 @@ import time
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from ..crew import WORLDS, Crew, acquire, look, release, try_acquire
 from . import acts
+from .crew import WORLDS, Crew, acquire, look, release, try_acquire
 from .served import GRACE, Served, ServedSuite
 
 if TYPE_CHECKING:
-    from ..crew import Member, Pending
+    from .crew import Member, Pending
 
 _EXITS = """
 import sys

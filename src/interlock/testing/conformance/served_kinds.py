@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ..crew import WORLDS, Crew, MemberError, acquire, release, try_acquire
 from . import acts
+from .crew import WORLDS, Crew, MemberError, acquire, release, try_acquire
 from .served import Served, ServedSuite
 
 if TYPE_CHECKING:

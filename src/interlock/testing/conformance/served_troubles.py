@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ..crew import WORLDS, Crew, MemberError, acquire, look, release, try_acquire
 from . import acts
+from .crew import WORLDS, Crew, MemberError, acquire, look, release, try_acquire
 from .served import GRACE, Served, ServedSuite
 
 if TYPE_CHECKING:
-    from ..crew import Member
     from ..proxy import Proxy
+    from .crew import Member
 
 _CLOCK = """
 import sys, time

@@ -25,15 +25,15 @@ from importlib.util import find_spec
 from multiprocessing.connection import wait as _first_ready
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from .. import AsyncRWLock, AsyncSemaphore, LockError, RWLock, Semaphore
-from .conformance.worlds import PATIENCE, AnyHold, Asyncio, Threads, Trio
+from ... import AsyncRWLock, AsyncSemaphore, LockError, RWLock, Semaphore
+from .worlds import PATIENCE, AnyHold, Asyncio, Threads, Trio
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from multiprocessing.connection import Connection
     from typing import Self
 
-    from .conformance.worlds import Job, World
+    from .worlds import Job, World
 
     Act = Callable[..., Coroutine[Any, Any, Any]]
 

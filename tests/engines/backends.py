@@ -1,0 +1,193 @@
+"""Each real server as the conformance suite, the application test and the fight need it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import urllib.request
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from interlock.testing.conformance import Served
+
+from ..servers import Etcd, Postgres, Redis, Server, Valkey, ZooKeeper
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+class Backend(Served):
+    """A server of one kind, started for one test class, and stopped at its end."""
+
+    scheme = ""
+    path = ""
+    user = ""
+
+    def __init__(self) -> None:
+        self.server = self.make()
+        self.host, self.port = self.server.host, self.server.port
+
+    def make(self) -> Server:
+        raise NotImplementedError
+
+    def url(self, port: int = 0, credentials: str = "") -> str:
+        """Of a namespace."""
+        login = credentials or self.user
+        return f"{self.scheme}://{login + '@' if login else ''}{self.host}:{port or self.port}{self.path}"
+
+    def target(self, name: str, port: int = 0, credentials: str = "") -> str:
+        return f"{self.url(port, credentials)}#{quote(name, safe='')}"
+
+    def restart(self) -> None:
+        self.server.restart(kill=True)
+
+    def suspend(self) -> None:
+        self.server.suspend()
+
+    def resume(self) -> None:
+        self.server.resume()
+
+    def __enter__(self) -> Self:
+        self.server.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.close()
+
+
+class RedisBackend(Backend):
+    scheme = "redis"
+    path = "/0"
+    ttl = 1.0
+    most_connections = 4
+
+    def make(self) -> Server:
+        return Redis()
+
+    def residue(self) -> set[str]:
+        """All keys that will be gone some day, or that hold a queue or an owner; not the last token."""
+        import redis
+
+        found = set()
+        with redis.Redis(self.host, self.port, socket_timeout=5) as client:
+            for key in client.scan_iter(count=1000):
+                kept = client.ttl(key) == -1 and client.type(key) == b"string"
+                if not kept:
+                    found.add(key.decode())
+        return found
+
+    def elsewhere(self, name: str) -> str | None:
+        return self.target(name).replace("/0#", "/1#")
+
+
+class ValkeyBackend(RedisBackend):
+    scheme = "valkey"
+
+    def make(self) -> Server:
+        return Valkey()
+
+
+class PostgresBackend(Backend):
+    scheme = "postgresql"
+    path = "/postgres"
+    user = "postgres"
+    most_connections = 4
+    notices = 5.0
+
+    def make(self) -> Server:
+        return Postgres()
+
+    def residue(self) -> set[str]:
+        import psycopg
+
+        with psycopg.connect(self.url(), autocommit=True, connect_timeout=5) as connection:
+            rows = connection.execute(
+                "select classid, objid, objsubid, mode, granted from pg_locks where locktype = 'advisory'"
+            ).fetchall()
+        return {" ".join(map(str, row)) for row in rows}
+
+    def elsewhere(self, name: str) -> str | None:
+        return self.target(name).replace("/postgres#", "/template1#")
+
+
+class EtcdBackend(Backend):
+    scheme = "etcd"
+    ttl = 2.0
+    most_connections = 4
+
+    def make(self) -> Server:
+        return Etcd()
+
+    def _ask(self, method: str, words: dict[str, Any]) -> dict[str, Any]:
+        request = urllib.request.Request(
+            f"http://{self.host}:{self.port}/v3/{method}", data=json.dumps(words).encode(), method="POST"
+        )
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return json.load(answer)  # type: ignore[no-any-return]
+
+    def residue(self) -> set[str]:
+        """All keys that hang on a lease."""
+        everything = base64.b64encode(b"\0").decode()
+        answer = self._ask("kv/range", {"key": everything, "range_end": everything})
+        return {
+            base64.b64decode(each["key"]).decode(errors="replace")
+            for each in answer.get("kvs", ())
+            if each.get("lease", "0") != "0"
+        }
+
+    def elsewhere(self, name: str) -> str | None:
+        return self.target(name).replace("#", "/another/prefix#", 1)
+
+
+class ZooKeeperBackend(Backend):
+    scheme = "zookeeper"
+    ttl = 2.0
+    most_connections = 4
+
+    def make(self) -> Server:
+        return ZooKeeper()
+
+    def residue(self) -> set[str]:
+        """All nodes that hang on a session."""
+        from kazoo.client import KazooClient
+        from kazoo.exceptions import NoNodeError
+
+        client = KazooClient(f"{self.host}:{self.port}", timeout=5.0)
+        client.start(10)
+        found: set[str] = set()
+
+        def walk(path: str) -> None:
+            try:
+                children, stat = client.get_children(path, include_data=True)
+            except NoNodeError:
+                return
+            if stat.ephemeralOwner:
+                found.add(path)
+            for child in children:
+                if (path, child) != ("/", "zookeeper"):
+                    walk(f"{path.rstrip('/')}/{child}")
+
+        try:
+            walk("/")
+        finally:
+            client.stop()
+            client.close()
+        return found
+
+    def elsewhere(self, name: str) -> str | None:
+        return self.target(name).replace("#", "/chroot#", 1)
+
+
+BACKENDS: dict[str, type[Backend]] = {
+    name: kind
+    for name, kind, module in (
+        ("redis", RedisBackend, "redis"),
+        ("valkey", ValkeyBackend, "redis"),
+        ("postgres", PostgresBackend, "postgres"),
+        ("etcd", EtcdBackend, "etcd"),
+        ("zookeeper", ZooKeeperBackend, "zookeeper"),
+    )
+    if find_spec(f"interlock.engines.{module}")
+}
+"""By the name that the fight is told."""

@@ -1,0 +1,259 @@
+"""Four processes over one lock, while everything goes wrong: python -m tests.engines.fight --engine redis
+
+Every second one of them is killed, every five seconds the one that holds is stopped beyond its ttl; a third of the way
+the server is killed and started again, and at two thirds a partition cuts it off. The fighters are threads, asyncio
+tasks and trio tasks. What they write down goes to the checker in `history`.
+
+    --engine NAME      redis, valkey, postgres, etcd, zookeeper
+    --seconds N --seed N
+    --network KIND     namespace (needs root and nft), proxy, or auto
+    --forgetful        a Redis that keeps nothing over its restart: what the table of promises excuses then is excused
+    --plant BUG        to see that it is found: "none" (each fighter has a lock of its own), "deaf" (they do not ask
+                       whether they still hold)
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from interlock import LockError, LostError, NotHeldError, Timeout
+from interlock.testing.conformance.crew import WORLDS, Crew
+
+from .backends import BACKENDS, RedisBackend
+from .history import Log, Verdict, judge, now, read
+from .network import partitionable
+
+if TYPE_CHECKING:
+    from interlock.testing.conformance.crew import Desk, Member
+
+    from .backends import Backend
+    from .network import Partition
+
+FIGHTERS = 4
+
+
+class Rules(NamedTuple):
+    """What a fighter is told."""
+
+    target: str
+    directory: str
+    ttl: float | None
+    deaf: bool
+    seed: int
+
+
+class Fought(NamedTuple):
+    """What was done, and what came of it."""
+
+    engine: str
+    network: str
+    seconds: float
+    seed: int
+    kills: int
+    stops: int
+    restarts: int
+    partitions: int
+    verdict: Verdict
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**self._asdict(), "verdict": self.verdict._asdict()}
+
+
+# ---- a fighter
+
+
+async def fight(desk: Desk, rules: Rules) -> None:
+    """Acquire, write with the token, release, until there is a file "stop"."""
+    log, dice = Log(rules.directory), random.Random(rules.seed)
+    options = {} if rules.ttl is None else {"ttl": rules.ttl}
+    lock = desk.lock(rules.target, **options)
+    stop = os.path.join(rules.directory, "stop")
+    while not os.path.exists(stop):
+        try:
+            hold = await desk.world.acquire(lock, 2.0)
+        except Timeout:
+            continue
+        except LockError as error:
+            log.note("error", now(), type(error).__name__)
+            await desk.world.pause(0.02)
+            continue
+        assert hold.token is not None
+        log.note("got", now(), hold.token)
+        # now and then longer than a ttl: then it lives on renewals
+        writes = dice.choice((1, 2, 3, 3, 4, 40))
+        for _ in range(writes):
+            asked = now()
+            try:
+                if not rules.deaf:
+                    hold.assert_held()
+            except LostError:
+                log.note("lost", asked)
+                break
+            log.write(hold.token, asked)
+            log.note("write", asked)
+            await desk.world.pause(dice.random() * 0.01 if writes < 40 else 0.03)
+        at = now()
+        with contextlib.suppress(NotHeldError, LostError, LockError):
+            await desk.world.release(hold)
+        log.note("released", at)
+
+
+# ---- the ring
+
+
+class Ring:
+    """Starts the fighters, and does to them and to their server what the rules say."""
+
+    def __init__(self, crew: Crew, backend: Backend, network: Partition, directory: str, seed: int, plant: str) -> None:
+        self.crew, self.backend, self.network, self.directory = crew, backend, network, directory
+        self.dice = random.Random(seed)
+        self.plant = plant
+        self.fighters: list[Member] = []
+        self.hired = self.kills = self.stops = self.restarts = self.partitions = 0
+        self.stopped: tuple[Member, float] | None = None
+        self.excused: list[tuple[float, float]] = []
+
+    def hire(self) -> None:
+        member = self.crew.hire(WORLDS[self.hired % len(WORLDS)])
+        name = f"fight {self.hired}" if self.plant == "none" else "fight"
+        target = self.backend.target(name, self.network.port)
+        rules = Rules(target, self.directory, self.backend.ttl, self.plant == "deaf", self.dice.randrange(1 << 30))
+        member.begin(fight, rules)
+        self.fighters.append(member)
+        self.hired += 1
+
+    def holder(self) -> Member:
+        """The one that wrote last, if it still fights; else any."""
+        with contextlib.suppress(OSError, IndexError):
+            with open(os.path.join(self.directory, "register"), "rb") as file:
+                file.seek(max(os.path.getsize(file.name) - 200, 0))
+                last = int(file.read().splitlines()[-1].split()[1])
+            for member in self.fighters:
+                if member.pid == last:
+                    return member
+        return self.dice.choice(self.fighters)
+
+    def kill(self) -> None:
+        victim = self.holder() if self.dice.random() < 0.5 else self.dice.choice(self.fighters)
+        if self.stopped is not None and victim is self.stopped[0]:
+            return
+        victim.kill()
+        self.fighters.remove(victim)
+        self.kills += 1
+        self.hire()
+
+    def stop(self) -> None:
+        if self.stopped is None:
+            victim = self.holder()
+            victim.stop()
+            self.stops += 1
+            self.stopped = (victim, now() + (self.backend.ttl or 1.0) + 1.0)
+
+    def go_on(self, at_once: bool = False) -> None:
+        if self.stopped is not None and (at_once or now() >= self.stopped[1]):
+            self.stopped[0].go_on()
+            self.stopped = None
+
+    def restart(self, forgetful: bool) -> None:
+        began = now()
+        self.backend.restart()
+        self.restarts += 1
+        if forgetful:
+            self.excused.append((began, now() + (self.backend.ttl or 1.0)))
+
+    def fight(self, seconds: float, forgetful: bool) -> None:
+        began = now()
+        at: list[tuple[float, Any]] = [(second, self.kill) for second in _every(1.0, seconds)]
+        at += [(second + 0.5, self.stop) for second in _every(5.0, seconds) if second + 0.5 < seconds]
+        if seconds < 10:
+            at.append((0.5, self.stop))
+        at.append((seconds / 3, lambda: self.restart(forgetful)))
+        cut = seconds * 2 / 3
+        lasts = min((self.backend.ttl or 1.0) * 1.5, seconds / 6)
+        at += [(cut, self._drop), (cut + lasts, self.network.heal)]
+        for second, act in sorted(at, key=lambda each: each[0]):
+            while now() - began < second:
+                self.go_on()
+                time.sleep(0.01)
+            act()
+        while now() - began < seconds:
+            self.go_on()
+            time.sleep(0.01)
+        self.go_on(at_once=True)
+        with open(os.path.join(self.directory, "stop"), "w"):
+            pass
+        time.sleep(0.2)
+
+    def _drop(self) -> None:
+        self.network.drop()
+        self.partitions += 1
+
+
+def _every(period: float, seconds: float) -> list[float]:
+    return [period * number for number in range(1, int(seconds / period) + 1) if period * number < seconds]
+
+
+class DurableRedis(RedisBackend):
+    """Every write is on the disk before it is answered: then a restart loses nothing."""
+
+    def make(self) -> Any:
+        from ..servers import Redis
+
+        return Redis(durable=True)
+
+
+class DurableValkey(RedisBackend):
+    scheme = "valkey"
+
+    def make(self) -> Any:
+        from ..servers import Valkey
+
+        return Valkey(durable=True)
+
+
+def run(
+    engine: str, seconds: float, seed: int, *, network: str = "auto", forgetful: bool = False, plant: str = ""
+) -> Fought:
+    """One fight. Raises nothing for what it finds: that is in the verdict."""
+    kinds = dict(BACKENDS)
+    if not forgetful:
+        kinds |= {"redis": DurableRedis, "valkey": DurableValkey}
+    with tempfile.TemporaryDirectory(prefix="interlock-fight-") as directory:
+        with partitionable(kinds[engine], network) as (backend, cut), Crew() as crew:
+            ring = Ring(crew, backend, cut, directory, seed, plant)
+            for _ in range(FIGHTERS):
+                ring.hire()
+            ring.fight(seconds, forgetful)
+        verdict = judge(read(directory), ring.excused)
+    return Fought(engine, cut.kind, seconds, seed, ring.kills, ring.stops, ring.restarts, ring.partitions, verdict)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.engines.fight", description=__doc__.partition("\n")[0])
+    parser.add_argument("--engine", choices=list(BACKENDS), required=True)
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--network", choices=["auto", "namespace", "proxy"], default="auto")
+    parser.add_argument("--forgetful", action="store_true")
+    parser.add_argument("--plant", choices=["none", "deaf"], default="")
+    options = parser.parse_args()
+    fought = run(
+        options.engine, options.seconds, options.seed,
+        network=options.network, forgetful=options.forgetful, plant=options.plant,
+    )  # fmt: skip
+    said = fought.as_dict()
+    said["verdict"]["faults"] = said["verdict"]["faults"][:10]
+    print(json.dumps(said, indent=2))
+    return 1 if fought.verdict.faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
