@@ -60,6 +60,7 @@ class RedisBackend(Backend):
     scheme = "redis"
     path = "/0"
     ttl = 1.0
+    long_ttl = 10.0
     most_connections = 4
 
     def make(self) -> Server:
@@ -114,6 +115,7 @@ class PostgresBackend(Backend):
 class EtcdBackend(Backend):
     scheme = "etcd"
     ttl = 2.0
+    long_ttl = 10.0
     most_connections = 4
 
     def make(self) -> Server:
@@ -143,6 +145,7 @@ class EtcdBackend(Backend):
 class ZooKeeperBackend(Backend):
     scheme = "zookeeper"
     ttl = 2.0
+    long_ttl = 10.0
     most_connections = 4
 
     def make(self) -> Server:

@@ -31,6 +31,9 @@ class Served(ABC):
     ttl: float | None = None
     """The shortest ttl that makes sense, for engines that have one: tests wait for it."""
 
+    long_ttl: float | None = None
+    """One that outlasts a restart of the server."""
+
     host: str = "127.0.0.1"
     port: int = 0
     """Where it listens, for tests that put a network in between; 0: it is no server."""
@@ -104,6 +107,10 @@ class ServedSuite(ABC):
     def options(self, served: Served) -> dict[str, Any]:
         return {} if served.ttl is None else {"ttl": served.ttl}
 
+    def patient(self, served: Served) -> dict[str, Any]:
+        """The options where nothing shall run out, and hardly be renewed."""
+        return {} if served.long_ttl is None else {"ttl": served.long_ttl}
+
     def traits(self, served: Served) -> Traits:
         return resolve(served.target("traits"), ttl=served.ttl).engine.traits
 
@@ -154,8 +161,8 @@ class ServedSuite(ABC):
     def taken(self, served: Served, member: Member, target: str) -> None:
         assert member.do(try_acquire, target, "", self.options(served)) is None, f"{target} was given to two"
 
-    def waiting(self, served: Served, member: Member, target: str, name: str = "") -> Pending:
-        return member.begin(acquire, target, None, name, self.options(served))
+    def waiting(self, served: Served, member: Member, target: str, options: dict[str, Any] | None = None) -> Pending:
+        return member.begin(acquire, target, None, "", self.options(served) if options is None else options)
 
     def same_residue(self, served: Served, before: set[str]) -> None:
         """Nothing more than before is left there; what was told to a server a moment ago may still be under way."""

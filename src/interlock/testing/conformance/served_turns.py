@@ -128,12 +128,12 @@ class Turns(ServedSuite):
         networks, waiting, targets = [], [], []
         seconds = 3.0
         try:
-            for _, its, target in self.everywhere(served, name):
-                holder.do(acquire, target, None, target, self.options(served))
+            for mine, its, target in self.everywhere(served, name):
+                holder.do(acquire, target, None, target, self.patient(served))
                 networks.append(self.network(served))
-                through = served.target(f"{name} {target.rpartition('%20')[2]}", networks[-1].port)
+                through = served.target(f"{name} {mine}", networks[-1].port)
                 targets.append((target, through))
-                waiting.append(self.waiting(served, crew.hire(its), through))
+                waiting.append(self.waiting(served, crew.hire(its), through, self.patient(served)))
                 self.queued(served, target, 1)
             time.sleep(0.3)
             began = [each.requests for each in networks]
