@@ -258,6 +258,7 @@ def test_table() -> None:
         holders=(
             replace(party(4242, "make -j8", 200), thread="main (tid 4243)"),
             party(31, "cc a.c", exact=False, inherited=True),
+            replace(party(32, "gpu", 200), mode="permit", slot=3),
         ),
         waiters=(
             replace(
@@ -266,19 +267,20 @@ def test_table() -> None:
             party(6, "", None),
         ),
     )
-    rows = [line.split(maxsplit=9) for line in _text.table(report).splitlines()]
-    assert rows[0] == "STATE POS PID USER HOST THREAD SINCE FOR WAITED COMMAND".split()
+    rows = [line.split(maxsplit=10) for line in _text.table(report).splitlines()]
+    assert rows[0] == "STATE POS SLOT PID USER HOST THREAD SINCE FOR WAITED COMMAND".split()
     since = time.strftime("%H:%M:%S", time.localtime(NOW - 200))
-    assert rows[1][6].endswith(since)  # after the date, where noon in Greenwich is just after midnight
-    assert rows[2][6].startswith(">")
-    assert [[*row[:6], *row[7:]] for row in rows[1:]] == [
-        ["holds", "-", "4242", "me", "here", "main/4243", "3min20s", "?", "make -j8"],
-        ["inherits", "-", "31", "me", "here", "?", "<12s", "?", "cc a.c"],
-        ["waits:read", "1", "5", "me", "here", "Main_Thread/7:Task-1", "12s", "12s", "git commit"],
-        ["waits", "?", "6", "me", "here", "?", "?", "?", "?"],
+    assert rows[1][7].endswith(since)  # after the date, where noon in Greenwich is just after midnight
+    assert rows[2][7].startswith(">")
+    assert [[*row[:7], *row[8:]] for row in rows[1:]] == [
+        ["holds", "-", "-", "4242", "me", "here", "main/4243", "3min20s", "?", "make -j8"],
+        ["inherits", "-", "-", "31", "me", "here", "?", "<12s", "?", "cc a.c"],
+        ["holds:permit", "-", "3", "32", "me", "here", "?", "3min20s", "?", "gpu"],
+        ["waits:read", "1", "-", "5", "me", "here", "Main_Thread/7:Task-1", "12s", "12s", "git commit"],
+        ["waits", "?", "-", "6", "me", "here", "?", "?", "?", "?"],
     ]
     lines = _text.table(report).splitlines()
-    assert len({line.index(row[7]) for line, row in zip(lines[1:], rows[1:], strict=True) if row[7] != "?"}) == 1
+    assert len({line.index(row[8]) for line, row in zip(lines[1:], rows[1:], strict=True) if row[8] != "?"}) == 1
 
 
 def test_table_of_nothing() -> None:

@@ -18,7 +18,8 @@ class Party:
     `waited` is in seconds: of a waiter how long so far, of a holder how long it had to, `None` where that is not known.
     `position` is a waiter's place in the queue, 1 for the next; `None` where there is no order (blocked in flock(2)).
     `thread` names the thread, `task` the asyncio or trio task: known of this very process; of others the thread only
-    where they have but one, or block in flock(2); "" otherwise. `mode`: "read", "update" or "write", "" if unknown.
+    where they have but one, or block in flock(2); "" otherwise. `mode`: "read", "update" or "write"; "permit" of a
+    semaphore, with the `slot` of its holder; "" if unknown.
     `inherited`: the process got the descriptor from the one that locked, and keeps the lock should that one die.
     """
 
@@ -34,6 +35,7 @@ class Party:
     mode: str = ""
     waited: float | None = None
     position: int | None = None
+    slot: int | None = None
 
     def __str__(self) -> str:
         name = f"pid {self.pid}" if self.pid is not None else "an unknown process"

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from ._core.arbiter import Line
     from ._model import IO, Claim, Mode
+    from ._report import Party, Report
 
 __all__ = ["MODES", "AsyncRWHold", "RWHold", "holding", "timed_out", "together"]
 
@@ -127,7 +128,7 @@ class RWHold(_Modes, Hold):
         if claim is not None:
             began = monotonic()
             if not self._upgrade(claim, began, began + limit):
-                raise _still_read(claim.line, self.resource, monotonic() - began)
+                raise timed_out(claim.line, self.resource, monotonic() - began, "upgrade")
 
     def try_upgrade(self) -> bool:
         """One attempt, without waiting. False: somebody reads."""
@@ -183,7 +184,7 @@ class AsyncRWHold(_Modes, AsyncHold):
             began = monotonic()
             io = running()
             if not await acquire(io, _Upgrade(claim, began), began + limit):
-                raise await on_server(claim, _still_read, claim.line, self.resource, monotonic() - began)
+                raise await on_server(claim, timed_out, claim.line, self.resource, monotonic() - began, "upgrade")
 
     async def try_upgrade(self) -> bool:
         """One attempt, without waiting. False: somebody reads."""
@@ -208,17 +209,31 @@ def together(one: Mode, other: Mode) -> bool:
     return "write" not in (one, other) and "read" in (one, other)
 
 
-def timed_out(line: Line, resource: str, waited: float) -> Timeout:
-    holder, hint = line.engine.blame(line)
-    return Timeout(resource, waited, holder, hint)
-
-
-def _still_read(line: Line, resource: str, waited: float) -> Timeout:
-    """Of an upgrade: names one of those whom it waited for, not the updater itself."""
+def timed_out(line: Line, resource: str, waited: float, mode: Mode | Literal["upgrade"]) -> Timeout:
+    """Names who was in the way: a holder that excludes this mode, else one that waits and is not to be passed."""
     try:
         report = line.engine.inspect(line)
     except OSError:
-        return Timeout(resource, waited, None, "")
-    reader = next((party for party in report.holders if party.mode != "update"), None)
-    here = reader is not None and reader.pid == os.getpid()
-    return Timeout(resource, waited, reader, "in this process" if here else report.facts.get("cycle", ""))
+        return Timeout(resource, waited)
+    for holder in report.holders:
+        if _excludes(holder.mode, mode):
+            return Timeout(resource, waited, holder, _hint(line, report, holder))
+    for waiter in report.waiters:
+        if mode != "upgrade" and _excludes(waiter.mode, mode):
+            who = {"write": "a writer", "update": "an updater"}.get(waiter.mode, "somebody")
+            return Timeout(resource, waited, None, f"{who} waits before you: {waiter}")
+    return Timeout(resource, waited, None, report.facts.get("cycle", ""))
+
+
+def _excludes(its: str, mode: str) -> bool:
+    """`its` may be unknown."""
+    if mode == "upgrade":
+        return its != "update"
+    return mode == "write" or its not in ("read", "update", "permit") or its == mode == "update"
+
+
+def _hint(line: Line, report: Report, holder: Party) -> str:
+    if holder.pid == os.getpid():
+        return "in this process"
+    _, hint = line.engine.blame(line)  # finds a cycle in which this process was, until it gave up
+    return report.facts.get("cycle", "") if hint == "in this process" else hint

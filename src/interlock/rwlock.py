@@ -119,8 +119,8 @@ class _BaseRWLock:
                 "who waits for it may be waiting for this one. Release the first hold, or give a timeout"
             )
 
-    def _timed_out(self, waited: float) -> Timeout:
-        return timed_out(self._reading, self._resource, waited)
+    def _timed_out(self, mode: Mode, waited: float) -> Timeout:
+        return timed_out(self._reading, self._resource, waited, mode)
 
     def __repr__(self) -> str:
         held = self.held
@@ -213,7 +213,7 @@ class RWLock(_BaseRWLock):
     def _wait(self, claim: Claim, limit: float) -> RWHold:
         hold = self._contend(claim, limit)
         if hold is None:
-            raise self._timed_out(monotonic() - claim.began)
+            raise self._timed_out(claim.mode, monotonic() - claim.began)
         return hold
 
     def _contend(self, claim: Claim, limit: float) -> RWHold | None:
@@ -278,7 +278,9 @@ class AsyncRWLock(_BaseRWLock):
         hold = await self._begin(mode, self._timeout if timeout is _UNSET else seconds(timeout))
         if hold is None:
             waited = monotonic() - began
-            raise await running().work(self._timed_out, waited) if self._reading.remote else self._timed_out(waited)
+            if self._reading.remote:
+                raise await running().work(self._timed_out, mode, waited)
+            raise self._timed_out(mode, waited)
         return hold
 
     async def _begin(self, mode: Mode, limit: float) -> AsyncRWHold | None:

@@ -127,8 +127,8 @@ def who(path: str) -> list[tuple[str, int, str]]:
     """(state, pid, command) of everybody, holders first."""
     done = subprocess.run([*TOOL, "who", path], capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stderr) == (0, "")
-    rows = [line.split(maxsplit=9) for line in done.stdout.splitlines()[1:]]
-    return [(row[0], int(row[2]), row[9]) for row in rows]
+    rows = [line.split(maxsplit=10) for line in done.stdout.splitlines()[1:]]
+    return [(row[0], int(row[3]), row[10]) for row in rows]
 
 
 def who_json(path: str) -> dict[str, list[dict[str, object]]]:

@@ -39,7 +39,7 @@ def conflict(error: Timeout, limit: float) -> str:
     return f"{error.resource} is held by {error.holder}"
 
 
-_COLUMNS = ("STATE", "POS", "PID", "USER", "HOST", "THREAD", "SINCE", "FOR", "WAITED", "COMMAND")
+_COLUMNS = ("STATE", "POS", "SLOT", "PID", "USER", "HOST", "THREAD", "SINCE", "FOR", "WAITED", "COMMAND")
 
 
 def table(report: Report) -> str:
@@ -65,8 +65,9 @@ def table(report: Report) -> str:
 def _row(state: str, party: Party) -> tuple[str, ...]:
     waits = state == "waits"
     return (
-        f"{state}:{party.mode}" if party.mode in ("read", "update") else state,
+        f"{state}:{party.mode}" if party.mode in ("read", "update", "permit") else state,
         str(party.position or "?") if waits else "-",
+        "-" if party.slot is None else str(party.slot),
         str(party.pid or "?"),
         party.user or "?",
         party.host or "?",

@@ -192,7 +192,9 @@ def rows(look: Look) -> Iterator[tuple[str, ...]]:
 def _holder(party: Party | None) -> tuple[str, ...]:
     if party is None:
         return ("-", "", "", "", "", "")
-    mode = (party.mode or "?") + (", inherited" if party.inherited else "")
+    mode = party.mode or "?"
+    mode += "" if party.slot is None else f" {party.slot}"
+    mode += ", inherited" if party.inherited else ""
     return (str(party.pid or "?"), party.user or "?", mode, clock(party), age(party), party.command or "?")
 
 

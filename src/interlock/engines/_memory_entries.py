@@ -232,19 +232,19 @@ class Permits(_Entries):
 
 def parties(lists: Lists, key: str) -> tuple[tuple[Party, ...], tuple[Party, ...]]:
     """Holders and waiters of a name."""
-    import os
-    import time
+    from dataclasses import replace
+
+    from .._parties import own
 
     holders: list[Party] = []
     waiters: list[Party] = []
     for claim in tuple(lists.lists.get(key, ())):
-        since = claim.since or claim.began
-        party = Party(
-            os.getpid(),
-            since=time.time() - (monotonic() - since) if since else None,
-            since_exact=bool(since),
-            mode=claim.mode,
-            position=None if claim.since else len(waiters) + 1,
-        )
-        (holders if claim.since else waiters).append(party)
+        party = own(claim)
+        if claim.since:
+            holders.append(party)
+        if not claim.since:
+            waiters.append(party)
+        elif claim.upgrading and claim.parker is not None:
+            waiters.insert(0, replace(party, mode="write", since=None, since_exact=False, waited=None))
+    waiters = [replace(party, position=place) for place, party in enumerate(waiters, 1)]
     return tuple(holders), tuple(waiters)

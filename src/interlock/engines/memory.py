@@ -11,7 +11,7 @@ from time import monotonic
 
 from .._core.arbiter import known
 from .._model import Claim, Traits
-from .._report import Party, Report
+from .._report import Report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from .._core.arbiter import Line
     from .._model import IO, Mode, Parker
+    from .._report import Party
 
 
 class MemoryClaim(Claim):
@@ -162,18 +163,22 @@ class MemoryEngine:
                 report: Report = siblings[kind].inspect(line)
                 if report.holders or report.waiters:
                     return report
+        from dataclasses import replace
+
+        from .._parties import own
+
         holder, _ = self.blame(line)
-        return Report(line.resource, "memory", holders=(holder,) if holder else (), enforced=True)
+        waiting = [place.claim for place in tuple(line.queue)]
+        waiters = tuple(replace(own(claim), position=place) for place, claim in enumerate(waiting, 1))
+        return Report(line.resource, "memory", (holder,) if holder else (), waiters, enforced=True)
 
     def blame(self, line: Line) -> tuple[Party | None, str]:
-        import os
-        import time
-
         claim = self._grants.get(line.key)
         if claim is None:
             return None, ""
-        since = time.time() - (monotonic() - claim.since)
-        return Party(os.getpid(), since=since, since_exact=True), "in this process"
+        from .._parties import own
+
+        return own(claim), "in this process"
 
 
 engine = MemoryEngine()

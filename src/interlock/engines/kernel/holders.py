@@ -12,6 +12,8 @@ The kernel's own words (see `proc`), and where they mislead:
 - The kernel does not record when a lock was taken, and the file's times do not tell: waiters touch it. Holders
   that care leave a mark (`tickets.mark`), seen by all in /proc/locks; of others the process's start is known.
 - Nor does it record threads; see `proc.thread_of`. Of its own threads and tasks this process knows the names.
+- In which mode a read-write lock is held, and which permit of a semaphore, is told by the ranges on the descriptor that
+  has the flock (`readwrite`, `slots`). So what one process holds by several descriptors are several holders.
 """
 
 from __future__ import annotations
@@ -25,9 +27,11 @@ from dataclasses import replace
 from ..._core import arbiter
 from ..._core.arbiter import turns
 from ..._errors import UnsafePathError
-from ..._identity import names
+from ..._parties import own
 from ..._report import Party, Report
 from . import cycles, proc, tickets
+from .readwrite import READERS, UPDATER, UPDATERS
+from .slots import MOST, NUMBERS, SLOTS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,15 +40,16 @@ if TYPE_CHECKING:
     from ..._core.arbiter import Line
     from ..._model import Claim, Traits
 
+    Kept = tuple[tuple["Entry", ...], ...] | None
+    """The locks that each of a process's descriptors keeps; None: they are another user's, and not shown."""
+
 assert sys.platform != "win32"
 
 if TYPE_CHECKING:
     from .proc import Entry
 
-_MARKS = ((1 << 60, "update"), (1 << 59, "read"))
+_MARKS = ((UPDATERS, "update"), (READERS, "read"))
 """Where waiting updaters and readers of a read-write lock have their marks: + the time of arrival."""
-
-_UPDATER = 1 << 57
 
 _MODES = {"READ": "read", "WRITE": "write"}
 
@@ -60,13 +65,14 @@ def report(traits: Traits, line: Line) -> Report:
     if not stat.S_ISREG(status.st_mode):
         raise UnsafePathError(f"{line.key} is not a regular file, so it is no lock file")
     table = proc.of_file(status)
-    seen: dict[int, tuple[Entry, ...] | None] = {}
+    seen: dict[int, Kept] = {}
     for pid in proc.processes():
-        entries = locks_of(pid, status)
-        if entries is None or entries:
-            seen[pid] = entries
-    holders, waiters = parties(table, seen, _claims(line.key))
+        kept = locks_of(pid, status)
+        if kept is None or kept:
+            seen[pid] = kept
+    holders, waiters = parties(table, seen, claims(line.key))
     cycle = cycles.told(line.key, status.st_ino)
+    number = permits(table)
     return Report(
         line.resource,
         traits.name,
@@ -74,66 +80,75 @@ def report(traits: Traits, line: Line) -> Report:
         waiters=waiters,
         enforced=True,
         complete=os.geteuid() == 0,
-        facts={"cycle": cycle} if cycle else {},
+        facts={**({"cycle": cycle} if cycle else {}), **({"permits": str(number)} if number else {})},
     )
 
 
-def locks_of(pid: int, status: os.stat_result) -> tuple[Entry, ...] | None:
+def locks_of(pid: int, status: os.stat_result) -> Kept:
     """The locks on this file that a process's descriptors keep. None: they are another user's, and not shown."""
     try:
         return tuple(
-            entry
-            for found, there in proc.kept(pid, (status.st_ino,))
-            if there.st_dev == status.st_dev
-            for entry in found.entries
+            found.entries for found, there in proc.kept(pid, (status.st_ino,)) if there.st_dev == status.st_dev
         )
     except PermissionError:
         return None
 
 
+def permits(table: list[Entry]) -> int:
+    """Of how many permits the semaphore is that this file is used as; 0 where it is none."""
+    return max((entry.start - NUMBERS for entry in table if _is_number(entry)), default=0)
+
+
+def _is_number(entry: Entry) -> bool:
+    return entry.kind == "OFDLCK" and entry.mode == "READ" and NUMBERS < entry.start <= NUMBERS + MOST
+
+
 def parties(
-    table: list[Entry], seen: dict[int, tuple[Entry, ...] | None], claims: list[Claim]
+    table: list[Entry], seen: dict[int, Kept], mine: list[Claim]
 ) -> tuple[tuple[Party, ...], tuple[Party, ...]]:
     """Holders and waiters of one file: from its lines of /proc/locks, the locks that each process's descriptors keep
     (None where that is not shown), and this process's own claims on it."""
     lockers = {entry.pid: _mode(entry) for entry in table if entry.flock and not entry.blocked and entry.pid > 0}
     taken = _taken(table)
-    holders: dict[int, Party] = {}
+    holders: dict[object, Party] = {}
     waiters: list[Party] = []
     tickets_left = {entry.start for entry in table if arrival(entry) is not None}
-    for pid, entries in seen.items():
-        if entries is None and pid in lockers:
+    for pid, kept in seen.items():
+        if kept is None and pid in lockers:
             holders[pid] = _holder(pid, taken, mode=lockers[pid])
-        updater = any(entry.start == _UPDATER and entry.mode == "WRITE" for entry in entries or ())
-        for entry in entries or ():
-            if entry.flock:
-                mode = "update" if updater and entry.mode == "READ" else _mode(entry)
-                holders[pid] = _holder(pid, taken, inherited=pid not in lockers, mode=mode)
-            elif entry.start in tickets_left:
-                tickets_left.discard(entry.start)
-                waiters.append(_waiter(pid, entry))
+        for entries in kept or ():
+            for entry in entries:
+                if entry.flock:
+                    mode, slot = _manner(entry, entries)
+                    party = _holder(pid, taken, inherited=pid not in lockers, mode=mode, slot=slot)
+                    holders[pid, mode, slot] = party
+                elif entry.start in tickets_left:
+                    tickets_left.discard(entry.start)
+                    waiters.append(_waiter(pid, entry, any(map(_is_number, entries))))
     if not holders:  # the locker is dead, and who inherited its descriptor may not be seen
         holders = {pid: _holder(pid, taken, mode=mode) for pid, mode in lockers.items()}
     # Other users' waiters: the kernel shows that there are some, and since when.
     waiters += [_waiter(None, entry) for entry in table if entry.start in tickets_left and arrival(entry) is not None]
-    mine, my_waiters = _own(claims)
-    if mine:
-        first = [party for pid, party in holders.items() if pid != os.getpid()]
-        holders_now = [*mine, *first]
-    else:
-        holders_now = list(holders.values())
+    holders_now = list(holders.values())
+    my_holders, my_waiters = _own(mine)
+    if my_holders:
+        holders_now = [*my_holders, *(party for party in holders_now if party.pid != os.getpid())]
     waiters = _numbered(_with_own(waiters, my_waiters))
     waiters += [
         proc.party(entry.pid, mode=_mode(entry), thread=proc.thread_of(entry.pid, blocked=True))
         for entry in table
         if entry.flock and entry.blocked and entry.pid > 0
     ]
-    return tuple(sorted(holders_now, key=lambda party: (party.inherited, party.pid or 0))), tuple(waiters)
+    return tuple(sorted(holders_now, key=_rank)), tuple(waiters)
+
+
+def _rank(party: Party) -> tuple[bool, int, int]:
+    return party.inherited, party.pid or 0, party.slot or 0
 
 
 def blame(line: Line) -> tuple[Party | None, str]:
     """One holder for an error message, without a walk through /proc unless the locker is gone."""
-    mine, _ = _own(_claims(line.key))
+    mine, _ = _own(claims(line.key))
     if mine:
         return mine[0], "in this process"
     try:
@@ -146,7 +161,7 @@ def blame(line: Line) -> tuple[Party | None, str]:
                 hint = cycles.told(line.key, status.st_ino, os.getpid())
                 return _holder(pid, _taken(table), mode=_mode(entry)), hint
         for pid in proc.processes():
-            for entry in locks_of(pid, status) or ():
+            for entry in (entry for entries in locks_of(pid, status) or () for entry in entries):
                 if entry.flock:
                     return _holder(pid, _taken(table), inherited=True, mode=_mode(entry)), ""
     except OSError:
@@ -167,6 +182,18 @@ def _mode(entry: Entry) -> str:
     return _MODES.get(entry.mode, "")
 
 
+def _manner(flock: Entry, entries: tuple[Entry, ...]) -> tuple[str, int | None]:
+    """The mode in which a descriptor holds, and its slot, from all its locks."""
+    if flock.mode == "READ":
+        for entry in entries:
+            if entry.kind == "OFDLCK" and entry.mode == "WRITE":
+                if entry.start == UPDATER:
+                    return "update", None
+                if SLOTS <= entry.start < SLOTS + MOST:
+                    return "permit", entry.start - SLOTS
+    return _mode(flock), None
+
+
 def _taken(table: list[Entry]) -> float | None:
     """When the lock was taken, if its holder says so."""
     for entry in table:
@@ -185,7 +212,9 @@ def arrival(entry: Entry) -> tuple[int, str] | None:
     return None
 
 
-def _holder(pid: int, taken: float | None, *, inherited: bool = False, mode: str = "") -> Party:
+def _holder(
+    pid: int, taken: float | None, *, inherited: bool = False, mode: str = "", slot: int | None = None
+) -> Party:
     since = proc.started(pid) if taken is None else taken
     return proc.party(
         pid,
@@ -194,19 +223,18 @@ def _holder(pid: int, taken: float | None, *, inherited: bool = False, mode: str
         inherited=inherited,
         mode=mode,
         thread=proc.thread_of(pid),
+        slot=slot,
     )
 
 
-def _waiter(pid: int | None, entry: Entry) -> Party:
+def _waiter(pid: int | None, entry: Entry, counted: bool = False) -> Party:
     came = arrival(entry)
     assert came is not None
-    since = proc.epoch(came[0])
+    since, mode = proc.epoch(came[0]), "permit" if counted else came[1]
     waited = max(0.0, time.time() - since)
     if pid is None:
-        return Party(None, since=since, since_exact=True, waited=waited, mode=came[1])
-    return proc.party(
-        pid, since=since, since_exact=True, waited=waited, mode=came[1], thread=proc.thread_of(pid)
-    )
+        return Party(None, since=since, since_exact=True, waited=waited, mode=mode)
+    return proc.party(pid, since=since, since_exact=True, waited=waited, mode=mode, thread=proc.thread_of(pid))
 
 
 def _numbered(waiters: Iterable[Party]) -> list[Party]:
@@ -216,7 +244,7 @@ def _numbered(waiters: Iterable[Party]) -> list[Party]:
 # ---- what this process knows of itself
 
 
-def _claims(key: str) -> list[Claim]:
+def claims(key: str) -> list[Claim]:
     """This process's claims on a lock file: holders, who has the turn to contend, and the queue behind it."""
     found = [claim for line, claim in list(turns.items()) if line.key == key]
     found += [claim for claim in list(getattr(arbiter, "granted", ())) if claim.line.key == key]
@@ -226,23 +254,16 @@ def _claims(key: str) -> list[Claim]:
     return found
 
 
-def _own(claims: list[Claim]) -> tuple[list[Party], list[Party]]:
+def _own(mine: list[Claim]) -> tuple[list[Party], list[Party]]:
     """Holders and waiters among this process's claims, the waiters in their order."""
     holders: list[Party] = []
     waiters: list[Party] = []
-    now, monotonic = time.time(), time.monotonic()
-    for claim in dict.fromkeys(claims):
-        thread, task = names(claim)
-        since = claim.since or claim.began
-        party = proc.party(
-            os.getpid(),
-            since=now - (monotonic - since) if since else None,
-            since_exact=bool(since),
-            mode=str(getattr(claim, "mode", "write")),
-            thread=thread,
-            waited=(claim.since or monotonic) - claim.began if claim.began else 0.0,
-        )
-        (holders if claim.since else waiters).append(replace(party, task=task))
+    for claim in dict.fromkeys(mine):
+        party = own(claim)
+        (holders if claim.since else waiters).append(party)
+        if claim.since and getattr(claim, "upgrading", False):
+            since = proc.epoch(getattr(claim, "arrived", 0))
+            waiters.append(replace(party, mode="write", since=since, waited=max(0.0, time.time() - since)))
     return holders, waiters
 
 

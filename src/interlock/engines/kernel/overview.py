@@ -20,7 +20,7 @@ from ..._report import Report
 from . import proc
 
 if sys.platform != "win32":
-    from .holders import arrival, parties
+    from .holders import arrival, parties, permits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 assert sys.platform != "win32"
 
 if TYPE_CHECKING:
+    from .holders import Kept
     from .proc import Entry
 
 
@@ -38,7 +39,7 @@ class _File:
 
     status: os.stat_result
     path: str = ""
-    seen: dict[int, tuple[Entry, ...] | None] = field(default_factory=dict)
+    seen: dict[int, Kept] = field(default_factory=dict)
 
 
 def below(root: str, names: Mapping[int, str]) -> list[Report]:
@@ -58,9 +59,15 @@ def below(root: str, names: Mapping[int, str]) -> list[Report]:
     found = []
     for file in files.values():
         seen = {**dict.fromkeys(hidden, None), **file.seen}
-        holders, waiters = parties(proc.on(file.status, of_locks[file.status.st_ino]), seen, [])
+        entries = proc.on(file.status, of_locks[file.status.st_ino])
+        holders, waiters = parties(entries, seen, [])
         if holders or waiters:
-            found.append(Report(file.path, "kernel", holders, waiters, enforced=True, complete=os.geteuid() == 0))
+            number = permits(entries)
+            facts = {"permits": str(number)} if number else {}
+            everybody = os.geteuid() == 0
+            found.append(
+                Report(file.path, "kernel", holders, waiters, enforced=True, complete=everybody, facts=facts)
+            )
     return found
 
 
@@ -72,7 +79,7 @@ def _files(root: str, of_locks: Mapping[int, object]) -> tuple[dict[tuple[int, i
         try:
             for kept, status in proc.kept(pid, of_locks):
                 file = files.setdefault((status.st_dev, status.st_ino), _File(status))
-                file.seen[pid] = (file.seen.get(pid) or ()) + kept.entries
+                file.seen[pid] = (*(file.seen.get(pid) or ()), kept.entries)
                 if not file.path:
                     file.path = _standing(proc.path_of(pid, kept.fd), root, status)
         except PermissionError:

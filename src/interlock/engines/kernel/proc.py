@@ -19,6 +19,7 @@ import time
 from dataclasses import dataclass
 from platform import machine
 
+from ..._parties import printable, short
 from ..._report import Party
 
 TYPE_CHECKING = False
@@ -159,6 +160,7 @@ def party(
     mode: str = "",
     thread: str = "",
     waited: float | None = None,
+    slot: int | None = None,
 ) -> Party:
     """A process of this host, in words."""
     return Party(
@@ -172,6 +174,7 @@ def party(
         mode=mode,
         thread=thread,
         waited=waited,
+        slot=slot,
     )
 
 
@@ -199,12 +202,7 @@ def command(line: list[str]) -> str:
     """A command line for messages: what `interlock run` runs instead of itself, cut, and nothing a terminal obeys."""
     if is_run(line):
         line = line[line.index("--") + 1 :]
-    text = printable(" ".join(line))
-    return text if len(text) <= 80 else text[:79] + "…"
-
-
-def printable(text: str) -> str:
-    return "".join(char if char.isprintable() else "?" for char in text)
+    return short(" ".join(line))
 
 
 def user(pid: int) -> str:

@@ -7,17 +7,15 @@ not used.
 
 from __future__ import annotations
 
-import os
-import socket
-import time
-
 from ..._core.arbiter import turns
-from ..._report import Party, Report
+from ..._parties import own
+from ..._report import Report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..._core.arbiter import Line
     from ..._model import Traits
+    from ..._report import Party
 
 
 def report(traits: Traits, line: Line) -> Report:
@@ -43,5 +41,4 @@ def _mine(line: Line) -> Party | None:
     claim = turns.get(line)
     if claim is None or not claim.since:
         return None
-    since = time.time() - (time.monotonic() - claim.since)
-    return Party(os.getpid(), host=socket.gethostname(), since=since, since_exact=True)
+    return own(claim)
