@@ -62,11 +62,16 @@ class Line:
         """Monotonic second from which a newcomer looks whether other processes wait, before it barges."""
         self.remote: bool = getattr(engine, "remote", False)
         """Is the engine a `Remote`?"""
-        own: Any = engine
-        self.let_go: Callable[[Claim], None] = own.let_go if self.remote else getattr(own, "drop", _nothing)
+        self.let_go: Callable[[Claim], None]
         """What an explicit release in a thread calls: the engine's `drop`, or a remote one's `let_go`."""
+        self.bind()
         self.secret = False
         """Does the URL that leads here hold credentials, so that `resource` is not the whole of it?"""
+
+    def bind(self) -> None:
+        """Find the engine's verb of release, anew where the engine has got another class (`observe`)."""
+        own: Any = self.engine
+        self.let_go = own.let_go if self.remote else getattr(own, "drop", _nothing)
 
 
 def _nothing(claim: Claim) -> None:
@@ -93,7 +98,7 @@ def line_for(engine: Engine, key: str, resource: str) -> Line:
         if found is not None:
             told = listener
             if found is line and told is not None:
-                told.meet(engine)
+                told.meet(line)
             return found
         remove_dead(_lines, where)
 

@@ -122,12 +122,14 @@ class Listener:
             story.granted = story.granted or claim.since
             self._tell("lost", claim, story, self.clock(), reason)
 
-    def meet(self, engine: Engine) -> None:
-        """Observe this engine from now on."""
+    def meet(self, line: arbiter.Line) -> None:
+        """Observe the engine of this line from now on."""
+        engine = line.engine
         kind = type(engine)
         if kind not in _own_class:
             _met.append(engine)
             engine.__class__ = _observed(kind)
+        line.bind()
 
 
 def listen(listener: Listener | None) -> None:
@@ -135,11 +137,13 @@ def listen(listener: Listener | None) -> None:
     arbiter.listener = listener
     if listener is not None:
         for line in arbiter.lines():
-            listener.meet(line.engine)
+            listener.meet(line)
         return
     while _met:
         engine = _met.pop()
         engine.__class__ = _own_class.get(type(engine), type(engine))
+    for line in arbiter.lines():
+        line.bind()
 
 
 _met: list[Engine] = []
@@ -182,6 +186,13 @@ def _observed(kind: Any) -> type[Any]:
             listener = arbiter.listener
             when = 0.0 if listener is None else listener.clock()
             super().drop(claim)
+            if listener is not None:
+                listener.released(claim, when)
+
+        def let_go(self, claim: Claim) -> None:
+            listener = arbiter.listener
+            when = 0.0 if listener is None else listener.clock()
+            super().let_go(claim)
             if listener is not None:
                 listener.released(claim, when)
 
