@@ -22,6 +22,7 @@ MODULES = {  # the benchmarks, in the order in which they are run and shown
     "store": "store",
     "rwlock": "rwlock",
     "fairness": "fairness",
+    "engines": "engines",
 }
 
 

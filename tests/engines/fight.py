@@ -142,7 +142,7 @@ class Ring:
         return self.dice.choice(self.fighters)
 
     def kill(self) -> None:
-        victim = self.holder() if self.dice.random() < 0.5 else self.dice.choice(self.fighters)
+        victim = self.holder() if self.dice.random() < 0.3 else self.dice.choice(self.fighters)
         if self.stopped is not None and victim is self.stopped[0]:
             return
         victim.kill()
@@ -150,8 +150,18 @@ class Ring:
         self.kills += 1
         self.hire()
 
+    def until_held(self) -> None:
+        """Until somebody is writing, or for two seconds: what happens next shall happen to a holder."""
+        path, limit = os.path.join(self.directory, "register"), now() + 2.0
+        while now() < limit:
+            with contextlib.suppress(OSError):
+                if time.time() - os.path.getmtime(path) < 0.01:
+                    return
+            time.sleep(0.001)
+
     def stop(self) -> None:
         if self.stopped is None:
+            self.until_held()
             victim = self.holder()
             victim.stop()
             self.stops += 1
@@ -193,6 +203,7 @@ class Ring:
         time.sleep(0.2)
 
     def _drop(self) -> None:
+        self.until_held()
         self.network.drop()
         self.partitions += 1
 
