@@ -28,7 +28,7 @@ LAYERS = (
     {"_io", "_wait", "_fs"},
     {"engines"},
     {
-        "_choice", "_probe", "_target", "_remote", "_namespace", "_hold", "_rwhold", "_loss", "_inspect",
+        "_choice", "_probe", "_target", "_remote", "_namespace", "_loads", "_hold", "_rwhold", "_loss", "_inspect",
         "lock", "rwlock", "semaphore", "together", "_order",
         "_observe", "_record", "_statistics", "otel",
         "_filelock", "filelock",

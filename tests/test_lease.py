@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from interlock import Fence, Lock, LostError, ProtocolError, StaleTokenError, Timeout, UnsafePathError
-from interlock._core.arbiter import line_for
+from interlock._core.arbiter import granted, line_for
 from interlock.engines.marker import lease, lease_log
 from interlock.engines.marker.lease import LeaseEngine
 from interlock.engines.marker.lease_fence import MarkerFence
@@ -25,6 +25,7 @@ from interlock.engines.marker.lease_ops import LeaseOps, NoLinks
 from interlock.filelock import SoftFileLock
 from interlock.filelock import Timeout as FileLockTimeout
 
+from .seam import in_a_thread
 from .support import need, need_root
 
 if TYPE_CHECKING:
@@ -285,6 +286,37 @@ def test_lost_is_told_although_a_renewal_hangs(path: Path) -> None:
         ops.instead.clear()
         with pytest.raises(LostError):  # a renewal that comes too late is none
             hold.renew()
+
+
+@pytest.mark.parametrize("end", ["release", "leave", "drop"])
+def test_what_is_lost_keeps_no_thread_of_its_own_process_out(path: Path, end: str) -> None:
+    mine, ops = patched(path, TTL)
+    lost = threading.Event()
+    box: list[Any] = []
+    hold = mine.__enter__()
+    hold.on_lost(lambda _: lost.set())
+    ops.instead["write"] = failing(errno.EIO)
+    waiter = threading.Thread(target=lambda: box.append(mine.acquire(20)))
+    waiter.start()
+    assert lost.wait(20)
+    ops.instead.clear()
+    waiter.join(20)
+    (other,) = box
+    assert hold.lost
+    assert hold.held
+    if end == "leave":
+        mine.__exit__(None, None, None)
+    elif end == "release":
+        hold.release()
+    else:
+        mine._blocks.clear()
+        with pytest.warns(ResourceWarning):
+            del hold
+    other.assert_held()  # the end of the first was not the end of the second
+    assert in_a_thread(lambda: lock(path).try_acquire()) is None
+    assert not granted
+    other.release()
+    lock(path).acquire(5).release()
 
 
 def test_a_renewal_that_fails_for_a_while_loses_nothing(path: Path) -> None:

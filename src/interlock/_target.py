@@ -104,6 +104,9 @@ def _begin() -> None:
     global _begun
     _begun = True
     if hasattr(os, "register_at_fork"):
+        from . import _loads
+
+        fork.in_child(_loads.forget)
         fork.watch(os.register_at_fork)
     if "INTERLOCK_TRACE" in os.environ:
         from . import _record

@@ -6,7 +6,7 @@ from os import environ
 from time import monotonic
 
 from ._core.acquire import acquire, run
-from ._core.arbiter import Place, abandon, turns, wake_first
+from ._core.arbiter import Place, abandon, granted, turns, wake_first
 from ._deadline import seconds
 from ._errors import DeadlockError, Timeout
 from ._hold import AsyncHold, Hold, end, hold_on
@@ -274,6 +274,8 @@ class Lock(_BaseLock):
             line.let_go(claim)
             if turns.get(line) is claim:
                 del turns[line]
+            else:  # it was lost
+                granted.pop(claim, None)
             if line.queue:
                 wake_first(line)
         except BaseException:

@@ -6,10 +6,13 @@ import asyncio
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 from typing import TYPE_CHECKING
+
+import pytest
 
 from interlock import AsyncLock, Lock, NotHeldError, RLock, inspect
 from interlock._core import arbiter
@@ -31,6 +34,7 @@ from .workers import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     Spawn = Callable[[], Worker]
 
@@ -372,3 +376,68 @@ def test_exec_lets_go(path: str) -> None:
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+
+
+LOADS = ["interlock._io.blocking", "select", "ctypes", "ctypes._endian"]
+
+
+@pytest.mark.parametrize("name", LOADS)
+def test_a_child_forked_while_another_thread_loads_what_a_wait_needs_does_not_hang(tmp_path: Path, name: str) -> None:
+    program = f"""
+import fcntl, importlib.util, os, signal, sys, threading
+from interlock import Lock, RWLock, Timeout
+
+class Finder:
+    "Stops the thread that imports this module, in the middle, until the process ends."
+    reached = threading.Event()
+
+    def find_spec(self, name, path=None, target=None):
+        if name == {name!r} and threading.current_thread() is not threading.main_thread():
+            return importlib.util.spec_from_loader(name, self)
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        self.reached.set()
+        threading.Event().wait()
+
+path = {str(tmp_path / "a.lock")!r}
+open(path + "2", "w").close()
+Lock(path + "2").acquire().release()
+assert {name!r} not in sys.modules
+fcntl.flock(os.open(path, os.O_RDWR | os.O_CREAT), fcntl.LOCK_EX)
+sys.meta_path.insert(0, Finder())
+threading.Thread(target=lambda: Lock(path).acquire(30), daemon=True).start()
+if not Finder.reached.wait(20):
+    os._exit(2)
+pid = os.fork()
+if pid == 0:
+    signal.alarm(20)
+    for verb in Lock(path).acquire, RWLock(path).read:
+        try:
+            verb(0.05)
+            os._exit(4)
+        except Timeout:
+            pass
+    os._exit(0)
+os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) & 255)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_import_of_the_forking_thread_itself_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "forks.py").write_text(
+        "import os\npid = os.fork()\nif pid == 0:\n    import colorsys\n    os._exit(7)\n"
+        "code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])\n"
+    )
+    program = f"""
+import sys
+from interlock import Lock
+Lock({str(tmp_path / "a.lock")!r})
+sys.path.insert(0, {str(tmp_path)!r})
+import forks
+sys.exit(forks.code)
+"""
+    assert subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode == 7

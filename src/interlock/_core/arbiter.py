@@ -17,7 +17,7 @@ A place that leaves for any reason unparks the first place again, because its ow
 that the next needs.
 
 A claim that others may hold beside (a reader, a permit) gives its turn back once it is granted, by `share`, and
-lives on in `granted`: contending is one at a time, holding is not.
+lives on in `granted`: contending is one at a time, holding is not. So does one that was lost (see `lost`).
 
 Invariants: a claim is in `turns` or in `granted` from before its first outside effect until after its last; so
 whoever walks both (a forked child, the exit handler) sees every descriptor that this process holds for a lock.

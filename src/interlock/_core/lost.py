@@ -4,6 +4,9 @@
 found it out, calls it, in any thread, any number of times. The first reason stays (`claim.told`). Each watcher is
 taken off the claim before it is called, in one step of the interpreter, so that it is called once, whoever races.
 A watcher that is added late looks after it was added, so that one of the two always sees the other.
+
+A hold that is lost gives its turn back, so that it keeps out nobody of its own process either. It lives on beside the
+turns until it is released.
 """
 
 from __future__ import annotations
@@ -29,7 +32,23 @@ def tell(claim: Claim, reason: str) -> None:
     listener = arbiter.listener
     if listener is not None:
         listener.lost(claim, reason)
+    _let_others_in(claim)
     _call(claim, reason)
+
+
+def _let_others_in(claim: Claim) -> None:
+    line = claim.line
+    turns, granted = arbiter.turns, arbiter.granted
+    try:
+        # Nothing is called from here to `del`, so no other thread comes in between. A release makes `depth` 0 before it
+        # looks whose turn it is: so either it has not begun and finds the claim in `granted`, or nothing happens here.
+        if claim.depth and turns[line] is claim:
+            granted[claim] = None
+            del turns[line]
+    except KeyError:
+        return
+    if line.queue:
+        arbiter.wake_first(line)
 
 
 def settle(claim: Claim) -> None:

@@ -17,6 +17,11 @@ Descriptors: a signal handler (KeyboardInterrupt) may run after any *call* that 
 backward jumps; not in FOR_ITER. So `for claim.fd in opens: break`, where `opens` calls open(2) at each step, opens and
 stores with no gap, and `claim.fd = None; close(fd)` has none either.
 
+Other code may close a claim's descriptor (daemonising, `os.closerange`), and its number is then the next file's, or
+another claim's. So `_ours` comes before everything that is done with a descriptor some time after it was opened: which
+claim had the number last is known (`owned`), and what else it may be now is told by its status flags. Between the look
+and the use another thread may still do it; nothing prevents that.
+
 Releasing is LOCK_UN, then close. The order matters twice: whoever is woken by the close finds the lock free,
 and a copy of the descriptor in a child cannot keep the lock.
 
@@ -40,9 +45,9 @@ from ..._model import Claim, Traits
 from . import tickets
 
 if sys.platform == "win32":
-    from .windows import EXCLUSIVE, OPENING, UNLOCK
+    from .windows import BRIEF, EXCLUSIVE, OPENING, UNLOCK
 else:
-    from .ops import EXCLUSIVE, OPEN, UNLOCK
+    from .ops import BRIEF, EXCLUSIVE, OPEN, UNLOCK
 
     OPENING = (OPEN,)
 
@@ -110,6 +115,7 @@ class KernelClaim(Claim):
     overdue = False  # has slept its full nap: may try whatever its rank
     echo = 0
     called = 0.0  # when it last called those at the back
+    proof = 0.0  # what its descriptor is known by while it waits: a float of its own. Later that is `since`
 
 
 class KernelEngine:
@@ -200,7 +206,7 @@ class KernelEngine:
             return False
         # One link, S_ISREG in the bits of S_IFMT, and empty: else the loop looks closer.
         if status[3] == 1 and status[0] >> 12 == 8 and not status[6]:
-            claim.since = now
+            claim.since = ops.owned[fd] = now
             return True
         return False
 
@@ -219,6 +225,8 @@ class KernelEngine:
         path = claim.line.key
         stale: OSError | None = None
         for _ in range(100):
+            if claim.proof and not self._ours(claim):
+                self._forget(claim)
             if claim.fd is None:
                 await io.call(ops.open_lock_file, claim, path)
             fd = claim.fd
@@ -233,7 +241,7 @@ class KernelEngine:
                 elif await io.call(self._still, claim, fd):
                     if claim.parker is not None:
                         await io.call(self._won, claim)
-                    claim.since = io.now()
+                    claim.since = ops.owned[fd] = io.now()
                     return True
             except OSError as error:
                 if error.errno != ESTALE:  # NFS: it was removed or replaced on the server
@@ -257,6 +265,8 @@ class KernelEngine:
         if sys.platform == "win32":
             return None
         ops = self.ops
+        if not self._ours(claim):
+            return None
         try:
             ops.flock(claim.fd, EXCLUSIVE)
             there = ops.lstat(claim.path)
@@ -269,7 +279,7 @@ class KernelEngine:
         claim.parker = None
         if self._tickets:
             tickets.leave(ops, claim.fd)
-        claim.since = monotonic()
+        claim.since = ops.owned[claim.fd] = monotonic()
         return True
 
     def _still(self, claim: KernelClaim, fd: int) -> bool:
@@ -323,6 +333,9 @@ class KernelEngine:
         # Interrupted anywhere, it goes on from there when it is called again.
         fd = claim.fd
         ops = self.ops
+        if fd is not None and monotonic() - claim.since > BRIEF and not self._ours(claim):
+            self._forget(claim)
+            fd = None
         if fd is not None:
             try:
                 if claim.parker is not None and claim.instance is not None and self._tickets:
@@ -343,17 +356,31 @@ class KernelEngine:
             ops.yield_core()
             self._unwatch(claim)
 
+    def _ours(self, claim: KernelClaim) -> bool:
+        """Is its descriptor, if it has one, still the one that it opened?"""
+        fd = claim.fd
+        return fd is None or self.ops.ours(fd, claim.since or claim.proof)
+
+    def _forget(self, claim: KernelClaim) -> None:
+        """Its descriptor is somebody else's by now: nothing is done with it, and nothing of what it held is left."""
+        claim.fd = None
+        self._unwatch(claim)
+        claim.proof = 0.0
+
     def _unwatch(self, claim: KernelClaim) -> None:
         if claim.instance is not None:
             claim.instance.unwatch(claim.wd, claim)
             claim.wd = 0  # it may watch another file next, and be interrupted before it knows the new handle
             claim.instance = claim.parker = claim.identity = None
+        claim.proof = 0.0
 
     def disown(self, claim: KernelClaim) -> None:
+        ours = self._ours(claim)
         fd, claim.fd = claim.fd, None
         claim.parker = claim.instance = None
+        claim.proof = 0.0
         claim.front = False  # should it go on, as a contender of its own: a fork in a handler of a signal in `wait`
-        if fd is not None:
+        if fd is not None and ours:
             try:
                 self.ops.close(fd)
             except OSError:
@@ -362,12 +389,17 @@ class KernelEngine:
     def lost(self, claim: KernelClaim) -> str:
         path = claim.line.key
         fd = claim.fd
+        if fd is None:
+            return ""
+        closed = f"the descriptor that locked {path} was closed by somebody else in this process"
+        if not self._ours(claim):
+            return closed
         try:
-            if fd is None or self.ops.current(fd, path):
+            if self.ops.current(fd, path):
                 return ""
         except OSError as error:
             if error.errno == EBADF:
-                return f"the descriptor that locked {path} was closed by somebody else in this process"
+                return closed
             if error.errno != ESTALE:
                 raise
         return f"{path} was unlinked or replaced while it was held"
@@ -418,6 +450,7 @@ class KernelEngine:
         claim.path = fsencode(claim.line.key)
         instance = self._events.shared() if self._events and self._hears(claim.line.key) else None
         claim.parker = parker = io.parker(instance)
+        self._prove(claim)
         if instance is None or sys.platform == "win32":
             return
         if self.ops.current(claim.fd, claim.line.key):
@@ -425,11 +458,15 @@ class KernelEngine:
             claim.identity = (status.st_ino, status.st_dev)
         claim.instance = instance
         self.ops.lift(claim, instance.fileno())
+        self._prove(claim)
         try:
             self._enter(claim, instance, parker)
         except OSError:  # no watches left, or no byte-range locks here: nap
             instance.unwatch(claim.wd, claim)
             claim.instance = claim.identity = None
+
+    def _prove(self, claim: KernelClaim) -> None:
+        claim.proof = self.ops.owned[claim.fd] = claim.since or monotonic()
 
     def _hinders(self, claim: KernelClaim, other: Claim) -> bool:
         return True

@@ -8,6 +8,7 @@ import os
 import stat
 import sys
 import time
+from functools import cache
 
 from ..._errors import UnsafePathError, UnsupportedError
 from . import answers
@@ -15,7 +16,7 @@ from . import answers
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, Protocol
+    from typing import Any, ClassVar, Protocol
 
     class Owner(Protocol):
         fd: int | None
@@ -33,6 +34,10 @@ UNLOCK = fcntl.LOCK_UN
 _LEASE = b"interlock-lease?see-the-directory-beside-it"
 """What the file at the path says where leases are used (`engines.marker.lease_fence`)."""
 
+BRIEF = 5e-6
+"""Seconds. A hold that ends sooner ends without a look whether its descriptor is still its own: nobody closes it and
+opens another file in that time."""
+
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
@@ -46,16 +51,30 @@ class Ops:
     stat: Callable[..., os.stat_result] = os.stat
     lstat: Callable[[bytes], os.stat_result] = os.lstat
     flock: Callable[[int, int], None] = fcntl.flock
-    fcntl: Callable[..., Any] = fcntl.fcntl
+    flags: Callable[..., int] = fcntl.fcntl
+    fcntl: Callable[..., Any] = flags
     makedirs: Callable[..., None] = staticmethod(os.makedirs)
     utime: Callable[[int], None] = os.utime
     lock = "flock(2)"  # what it is called in messages
     place = ""  # the filesystem, where it is known
     yield_core: Callable[[], None] = staticmethod(getattr(os, "sched_yield", lambda: None))
+    owned: ClassVar[dict[int, float]] = {}
+    """Descriptor -> `KernelClaim.proof` of the claim that had it last. One for all engines of the process."""
 
     def __init__(self) -> None:
         # An instance's own attributes are found faster than its class's: 3 % of acquire and release.
         self.close, self.fstat, self.flock = self.close, self.fstat, self.flock
+
+    def ours(self, fd: int, proof: float) -> bool:
+        """Is this still the descriptor that the claim opened, or has other code closed it and its number was given to
+        somebody else? `proof` tells claims apart, by identity; 0.0: it has none yet."""
+        if proof and self.owned.get(fd) is not proof:
+            return False
+        try:
+            shown: int = self.flags(fd, fcntl.F_GETFL)
+            return not _signature() & ~shown
+        except OSError:
+            return False
 
     def touch(self, fd: int) -> None:
         """Raise IN_ATTRIB for those who watch this file. Harmless where it is not allowed."""
@@ -181,6 +200,23 @@ class Ops:
         except (FileNotFoundError, NotADirectoryError):
             return False
         return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
+
+
+@cache
+def _shown() -> int:
+    fd = os.open(os.devnull, OPEN)
+    try:
+        return int(fcntl.fcntl(fd, fcntl.F_GETFL)) & (os.O_NOFOLLOW | os.O_NONBLOCK)
+    finally:
+        os.close(fd)
+
+
+def _signature() -> int:
+    """What F_GETFL shows, on this system, of the flags in OPEN that hardly anybody else has together."""
+    try:
+        return _shown()
+    except OSError:  # no descriptors left, say
+        return 0
 
 
 def _kind(mode: int) -> str:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import errno
 import sys
+from time import monotonic
 
 from ..._errors import UnsupportedError
 from . import KernelClaim, KernelEngine, tickets
 from .tickets import _FLOCK, _NONE, _SETLK
 
 if sys.platform != "win32":
-    from .ops import UNLOCK
+    from .ops import BRIEF, UNLOCK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -127,6 +128,9 @@ class RangedEngine(KernelEngine):
         # Interrupted anywhere, it goes on from there when it is called again.
         ops = self.ops
         fd = claim.fd
+        if fd is not None and monotonic() - claim.since > BRIEF and not self._ours(claim):
+            self._forget(claim)
+            fd = None
         if fd is not None:
             try:
                 ops.flock(fd, UNLOCK)
@@ -144,6 +148,11 @@ class RangedEngine(KernelEngine):
         if claim.instance is not None:
             ops.yield_core()
             self._unwatch(claim)
+
+    def _forget(self, claim: KernelClaim) -> None:
+        assert isinstance(claim, RangedClaim)
+        claim.got = False
+        super()._forget(claim)
 
     def disown(self, claim: KernelClaim) -> None:
         assert isinstance(claim, RangedClaim)

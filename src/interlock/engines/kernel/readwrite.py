@@ -183,6 +183,8 @@ class Lane(RangedEngine):
         fd, path = claim.fd, claim.line.key
         if fd is None:
             raise NotHeldError(f"{claim.line.resource} was released while it was upgraded")
+        if not self._ours(claim):
+            raise LostError(f"{claim.line.resource} is lost: {self.lost(claim)}")
         claim.upgrading = True
         granted = self._range(fd, _WRITE_DATA, path)
         if granted and not self.ops.try_lock(fd, path, EXCLUSIVE):
@@ -204,7 +206,7 @@ class Lane(RangedEngine):
             raise LostError(f"{claim.line.resource} is lost: {claim.gone}")
 
     async def stay(self, io: IO, claim: SharedClaim) -> None:
-        if claim.upgrading and claim.fd is not None:
+        if claim.upgrading and claim.fd is not None and self._ours(claim):
             await io.call(self._stay, claim)
 
     def _stay(self, claim: SharedClaim) -> None:
@@ -254,7 +256,7 @@ class Readers(Lane):
         except OSError:  # contended, or an error that the loop meets again and translates
             return False
         if status[3] == 1 and status[0] >> 12 == 8 and not status[6]:
-            claim.since = monotonic()
+            claim.since = ops.owned[fd] = monotonic()
             return True
         return False
 

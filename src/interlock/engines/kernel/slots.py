@@ -73,7 +73,7 @@ class Slots(RangedEngine):
         except OSError:  # an error that the loop meets again and translates
             return False
         if status[3] == 1 and status[0] >> 12 == 8:
-            claim.since = now
+            claim.since = ops.owned[fd] = now
             return True
         return False
 
@@ -121,6 +121,11 @@ class Slots(RangedEngine):
         assert isinstance(claim, PermitClaim)
         super().drop(claim)
         claim.agreed = False
+
+    def _forget(self, claim: KernelClaim) -> None:
+        assert isinstance(claim, PermitClaim)
+        claim.agreed = False
+        super()._forget(claim)
 
     def disown(self, claim: KernelClaim) -> None:
         assert isinstance(claim, PermitClaim)

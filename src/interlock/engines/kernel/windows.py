@@ -37,7 +37,7 @@ import _winapi  # noqa: E402 - exists on Windows only, as the line above tells m
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol
+    from typing import ClassVar, Protocol
 
     class Owner(Protocol):
         fd: int | None
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 EXCLUSIVE = 0x1 | 0x2  # LOCKFILE_FAIL_IMMEDIATELY | LOCKFILE_EXCLUSIVE_LOCK
 UNLOCK = 0
+BRIEF = 5e-6
+"""As in `ops`."""
 
 _READ_WRITE = _winapi.GENERIC_READ | _winapi.GENERIC_WRITE
 _READ_ONLY = _winapi.GENERIC_READ
@@ -98,9 +100,15 @@ class Ops:
     information = staticmethod(_kernel32.GetFileInformationByHandle)
     error = staticmethod(ctypes.get_last_error)
     now = staticmethod(monotonic)
+    owned: ClassVar[dict[int, float]] = {}
+    """Handle -> `KernelClaim.proof` of the claim that had it last."""
 
     def __init__(self) -> None:
         self._denied: dict[str, tuple[float, float]] = {}  # path -> when first, when last
+
+    def ours(self, handle: int, proof: float) -> bool:
+        """Was its number given to another claim meanwhile? What else it may be now is not known."""
+        return not proof or self.owned.get(handle) is proof
 
     def flock(self, handle: int, how: int) -> None:
         """flock(2) as the engine knows it: `EXCLUSIVE` (never waits) or `UNLOCK`."""

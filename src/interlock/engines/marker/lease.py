@@ -364,7 +364,7 @@ class LeaseEngine:
 
 
 def _at_exit() -> None:
-    for claim in list(arbiter.turns.values()):
+    for claim in [*arbiter.turns.values(), *arbiter.granted]:
         if isinstance(claim, LeaseClaim):
             claim.line.engine.drop(claim)
 
