@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import os
 import pickle
 import stat
@@ -339,6 +341,33 @@ def nobody() -> Any:
         yield
     finally:
         os.seteuid(0)
+
+
+def test_a_reader_cannot_do_without_a_lock_file(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """A writer that made it later would not see the reader. What it may do: read one that is there."""
+    directory = tmp_path / "shared"
+    directory.mkdir()
+    directory.chmod(0o555)
+    for parent in (tmp_path, *list(tmp_path.parents)[:3]):
+        parent.chmod(parent.stat().st_mode | 0o055)
+    path = str(directory / "a.lock")
+    lock = RWLock(path)
+    with contextlib.ExitStack() as stack:
+        if os.geteuid() == 0:
+            os.seteuid(65534)
+            stack.callback(os.seteuid, 0)
+        for attempt in (lock.read, lock.write, Lock(path).acquire, lock.try_read):
+            with pytest.raises(PermissionError, match="there is no lock file, and only who may write") as caught:
+                attempt()
+            assert (caught.value.errno, caught.value.filename) == (errno.EACCES, path)
+        assert lock.held is None
+    assert os.listdir(directory) == []
+    directory.chmod(0o755)
+    RWLock(path).write().release()
+    directory.chmod(0o555)
+    request.getfixturevalue("nobody")
+    with lock.read() as hold:
+        assert hold.held
 
 
 @pytest.mark.parametrize("what", ["file", "directory"])

@@ -251,6 +251,20 @@ def test_a_lock_on_the_same_file_excludes_all_permits(tmp_path: Path) -> None:
 
 
 @LINUX
+@pytest.mark.parametrize("mode", ["read", "update", "write"])
+def test_no_permit_of_what_is_held_as_a_read_write_lock(mode: str, tmp_path: Path) -> None:
+    path = str(tmp_path / "gpus")
+    semaphore = Semaphore(path, 2)
+    with getattr(RWLock(path), mode)():
+        for attempt in (semaphore.try_acquire, semaphore.acquire, lambda: semaphore.acquire(timeout=0.1)):
+            with pytest.raises(ProtocolError, match="in use as a read-write lock"):
+                attempt()
+        assert not semaphore.held
+    with semaphore:
+        pass
+
+
+@LINUX
 def test_it_needs_a_file_that_may_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = str(tmp_path / "gpus")
     ops = kernel.engine().ops

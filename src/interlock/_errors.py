@@ -73,3 +73,7 @@ class UnsafePathError(EngineError):
 
 class ProtocolError(EngineError):
     """The state found on the other side does not follow the protocol; nothing was locked."""
+
+
+class UnprovenError(ProtocolError):
+    """A hold was to be broken, and nothing proves that its owner is gone; nothing was changed."""

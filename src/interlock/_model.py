@@ -129,7 +129,8 @@ if TYPE_CHECKING:
         def stale(self, line: Line) -> str:
             """The proof that the hold is nobody's any more; "" while there is none."""
         def break_stale(self, line: Line, force: bool = False) -> str:
-            """End it, with proof or by force; returns why, or "" if nobody holds. Raises `ProtocolError`."""
+            """End it, with proof or by force; returns why, or "" if nobody holds. Raises `UnprovenError`, and other
+            `ProtocolError`s for what cannot be understood."""
 
     Family = Literal["session", "lease"]
     Mode = Literal["read", "update", "write"]

@@ -193,6 +193,35 @@ def test_what_is_no_lock_is_125(make: str, tmp_path: Path) -> None:
     assert path.is_symlink() or path.exists()
 
 
+@pytest.mark.parametrize("watch", [(), ("--watch", "0.2")])
+def test_a_damaged_lease_is_125_until_it_is_forced(watch: tuple[str, ...], tmp_path: Path) -> None:
+    path = tmp_path / "x.lock"
+    _holder("lease", path).kill()
+    (newest,) = sorted((tmp_path / "x.lock.interlock").iterdir())[-1:]
+    newest.write_bytes(newest.read_bytes().replace(b"pid=", b"pid=9"))
+    damaged = newest.read_bytes()
+    done = breaking(path, *watch)
+    assert done.returncode == 125
+    assert "is damaged: nobody can tell who holds" in done.stderr
+    assert "interlock break --force" in done.stderr
+    assert newest.read_bytes() == damaged
+    forced = breaking(path, "--force")
+    assert (forced.returncode, forced.stderr) == (0, "")
+    Lock(path, primitive="marker").acquire(1).release()
+
+
+@pytest.mark.parametrize("words", [(), ("--force",)])
+def test_a_damaged_marker_is_125(words: tuple[str, ...], tmp_path: Path) -> None:
+    path = tmp_path / "x.lock"
+    path.write_text("filelock/2\npid=12")
+    done = breaking(path, *words)
+    assert done.returncode == 125
+    assert "damaged" in done.stderr
+    assert path.read_text() == "filelock/2\npid=12"
+    with SoftFileLock(path, timeout=10):  # as it says
+        pass
+
+
 def test_a_sentinel_is_its_operators(tmp_path: Path) -> None:
     from interlock.engines.marker import records
 

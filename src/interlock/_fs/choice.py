@@ -106,7 +106,7 @@ def choose(directory: str, asked: str = "auto") -> Choice:
 def _automatic(fact: Fact, place: str, options: tuple[str, ...], directory: str) -> Choice:
     if fact.auto:
         return Choice(fact.auto, fact, place, options, f"{fact.title}: {fact.why}", said=False)
-    does = "does not exclude" if fact.flock == NO else "is not known to exclude"
+    does = "excludes" if fact.flock == NO else "is known to exclude"
     refusal = f"{place} is {fact.title}, where no kernel lock {does} other hosts ({fact.why}); "
     refusal += KNOB.format(directory=_top_of(place) or directory)
     return Choice("flock", fact, place, options, "", refusal=refusal, said=False)

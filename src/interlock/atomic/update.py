@@ -47,9 +47,10 @@ def transform(
     `timeout`: seconds to wait for it; `None` for ever. With `hold`, the caller's own lock protects the file instead,
     and nothing is acquired: for several files under one lock, and for its `token`.
 
-    Mode, group, owner, access control list and extended attributes are kept; so are symbolic links: the file that
-    they lead to is changed. Hard links are not: other names keep the old content. `owner="mine"` lets the file become
-    the caller's where the caller may not give it to its owner, in place of `PermissionError`.
+    Mode, group and owner are kept; on Linux the access control list and extended attributes, too (elsewhere not: the
+    new file gets what its directory gives it). So are symbolic links: the file that they lead to is changed. Hard links
+    are not: other names keep the old content. `owner="mine"` lets the file become the caller's where the caller may not
+    give it to its owner, in place of `PermissionError`.
 
     A crash at any point leaves the old file or the new. What a killed caller left beside it, the next one removes.
     Should the lock be lost on the way (its file deleted, say), the change is made anew from what is there then, so

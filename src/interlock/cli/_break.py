@@ -9,7 +9,7 @@ import time
 import click
 
 from .._core.arbiter import line_for
-from .._errors import LockError, ProtocolError
+from .._errors import LockError, UnprovenError
 from .._inspect import inspect
 from .._target import resolve
 from ..engines.marker import breaking
@@ -71,7 +71,7 @@ def _break(line: Line, target: str, force: bool, until: float) -> tuple[str, boo
         time.sleep(0.05)
     try:
         why = breakable.break_stale(where, force)
-    except ProtocolError as error:
+    except UnprovenError as error:
         if force:
             raise
         return f"{error}. --force breaks it all the same", True
@@ -91,6 +91,8 @@ def _breakable(line: Line, target: str) -> tuple[Breakable | None, Line]:
     marker = line_for(marker_engine(), line.key, line.resource)
     if breaking.stands(marker):
         return breaking, marker
+    if os.path.lexists(line.key):
+        breaking.refuse_remains(marker)
     return None, line
 
 

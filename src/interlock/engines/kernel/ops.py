@@ -134,6 +134,10 @@ class Ops:
                     raise
                 missing = True
                 self.makedirs(directory, exist_ok=True)
+            except OSError as error:
+                if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+                    raise OSError(error.errno, f"{error.strerror} ({_CANNOT_MAKE})", path) from error
+                raise
         raise OSError(errno.EAGAIN, "the lock file is created and removed faster than it can be opened", path)
 
     def _open_read_only(self, owner: Owner, path: str) -> None:
@@ -217,6 +221,12 @@ def _signature() -> int:
         return _shown()
     except OSError:  # no descriptors left, say
         return 0
+
+
+_CANNOT_MAKE = (
+    "there is no lock file, and only who may write in its directory can make one; RWLock.read() and, on local "
+    "filesystems, Lock need no more than to read one that is there"
+)
 
 
 def _kind(mode: int) -> str:

@@ -45,6 +45,7 @@ from time import monotonic
 from ..._errors import LostError, NotHeldError
 from .. import kernel
 from . import tickets
+from .slots import READ_WRITE
 from .tickets import _GETLK, _NONE, _READ, _SETLK, _WRITE, BASE
 
 if sys.platform != "win32":
@@ -62,7 +63,7 @@ if TYPE_CHECKING:
 
 assert sys.platform != "win32"
 
-UPDATER = 1 << 57
+UPDATER = READ_WRITE
 DATA = UPDATER + 1
 READERS = 1 << 59  # marks: + the time of arrival, which stays below 1 << 59 for 18 years of uptime
 UPDATERS = 1 << 60

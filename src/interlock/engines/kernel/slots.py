@@ -9,7 +9,7 @@ whatever ends its owner. Nothing is written; nothing is counted that could be co
 All must agree on the number of permits. Each contender has a read lock on a byte that stands for its number, from
 before its first try to its end, and looks whether anybody has one for another number: first, so that a newcomer who is
 wrong disturbs nobody, and again after it has taken its own, so that of two that come together one at least sees the
-other. Then it is refused.
+other. Then it is refused. It is refused, too, while somebody holds the file as a read-write lock.
 
 Contenders queue by tickets, as for a `Lock`: see there. With `fair=True` only the oldest tries; and since a
 permit may be left when it has got one, it calls the next.
@@ -41,6 +41,10 @@ MOST = 1 << 20
 
 SLOTS = FIRST
 NUMBERS = FIRST << 1
+READ_WRITE = FIRST << 2
+"""Where read-write locks have their bytes (`readwrite`): behind the numbers, so that one look sees both."""
+
+READ_WRITE_END = READ_WRITE + 2
 
 
 class PermitClaim(RangedClaim):
@@ -104,8 +108,13 @@ class Slots(RangedEngine):
         claim.agreed = True
 
     def _compare(self, claim: PermitClaim, fd: int, mine: int) -> None:
-        for start, end in ((NUMBERS, mine), (mine + 1, NUMBERS + MOST + 1)):
+        for start, end in ((NUMBERS, mine), (mine + 1, READ_WRITE_END)):
             other = tickets.first_since(self.ops, fd, start, end)
+            if other is not None and other >= READ_WRITE:
+                raise ProtocolError(
+                    f"{claim.line.resource} is in use as a read-write lock, whose readers would not exclude the holders"
+                    " of permits: give the semaphore a file of its own"
+                )
             if other is not None:
                 raise ProtocolError(
                     f"{claim.line.resource} is in use as a semaphore of {other - NUMBERS} permits, and this one is of"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import stat
 
-from ..._errors import ProtocolError, UnsafePathError
+from ..._errors import ProtocolError, UnprovenError, UnsafePathError
 from . import MarkerEngine, identity, records, takeover
 from .ops import READ, kind
 from .stake import MarkerClaim
@@ -37,6 +37,16 @@ def stands(line: Line) -> bool:
     return what in ("owner", "released", "sentinel")
 
 
+def refuse_remains(line: Line) -> None:
+    """Raise `ProtocolError` if what stands at this path was a marker of ours, and is damaged."""
+    what, _, _ = _look(line)
+    if what == "torn" and (line.engine.read(line.key) or b"").startswith(b"filelock/"):  # type: ignore[attr-defined]
+        raise ProtocolError(
+            f"{line.resource} is a damaged marker: nobody can tell whose. A contender removes it once it has stood "
+            "still for some seconds; or remove it when nobody uses the lock"
+        )
+
+
 def stale(line: Line) -> str:
     """The proof that the marker is nobody's any more; "" while there is none."""
     what, owner, _ = _look(line)
@@ -50,7 +60,7 @@ def stale(line: Line) -> str:
 def break_stale(line: Line, force: bool = False) -> str:
     """Remove the marker, if `stale`, or with `force`. Returns why, or "" if there is none.
 
-    Raises `ProtocolError` without proof and force, and whatever the force for what is no owner's marker: nothing is
+    Raises `UnprovenError` without proof and force, and whatever the force for what is no owner's marker: nothing is
     changed then.
     """
     try:
@@ -68,7 +78,7 @@ def break_stale(line: Line, force: bool = False) -> str:
             whose = (
                 _NO_PROOF.get(what, "") if owner is None else f"its owner is pid {owner.pid} of host {owner.hostname}"
             )
-            raise ProtocolError(
+            raise UnprovenError(
                 f"{line.resource} is held by a marker, and nothing proves that it is left over: {whose}"
             )
         judged = engine.ops.open(line.key, READ)

@@ -23,7 +23,7 @@ from random import random
 from time import monotonic
 
 from ..._core import arbiter
-from ..._errors import LockError, ProtocolError, UnsupportedError
+from ..._errors import LockError, ProtocolError, UnprovenError, UnsupportedError
 from ..._model import Claim, Traits
 from . import lease_records as records
 from .lease_log import COUNTED, FOREVER, Log
@@ -346,7 +346,8 @@ class LeaseEngine:
     def break_stale(self, line: Line, force: bool = False) -> str:
         """End the hold that stands in the log, if `stale` or with `force`: its owner finds it lost, the next enters.
 
-        Returns why, or "" if nobody holds. Raises `ProtocolError` without proof and force: nothing is changed then.
+        Returns why, or "" if nobody holds. Without force raises `UnprovenError` where there is no proof, and another
+        `ProtocolError` where nobody can tell who holds: nothing is changed then.
         """
         log = self.log(line.key)
         for _ in range(100):
@@ -356,7 +357,7 @@ class LeaseEngine:
                 return ""
             why = "forced" if force else log.free(now, asked)[0]
             if not why:
-                raise ProtocolError(f"{line.resource}: nothing proves that its owner is gone: {self.blame(line)[1]}")
+                raise UnprovenError(f"{line.resource}: nothing proves that its owner is gone: {self.blame(line)[1]}")
             claim = self.claim(line, None, False)
             if log.overrule(claim, now, self.ttl):
                 return why

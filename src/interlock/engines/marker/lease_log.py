@@ -291,6 +291,6 @@ _WHY = {
     "damaged": "is damaged",
 }
 _OUT = (
-    "`interlock break` ends this lease once you know that nobody works under it; or, when nobody uses the lock, remove "
-    "the directory"
+    "`interlock break --force` ends this lease once you know that nobody works under it; or, when nobody uses the "
+    "lock, remove the directory"
 )
