@@ -17,15 +17,14 @@ if TYPE_CHECKING:
 
 __all__ = ["OPTIONS", "ZooKeeperEngine", "open_engine"]
 
-OPTIONS: frozenset[str] = frozenset()
+OPTIONS = frozenset(["il_ttl"])
 
 
 class ZooKeeperEngine(Base):
     """The engine of exclusive locks: writers without readers."""
 
-    def __init__(self, ensemble: Ensemble, ttl: float | None) -> None:
+    def __init__(self, ensemble: Ensemble) -> None:
         super().__init__(ensemble)
-        self.options = {} if ttl is None else {"ttl": ttl}
         self._siblings: dict[str, Any] = {}
 
     def sharing(self, mode: Mode, key: str) -> Any:
@@ -41,7 +40,7 @@ class ZooKeeperEngine(Base):
         return self._siblings.get("semaphore") or self._siblings.setdefault("semaphore", Permits(self.ensemble))
 
     def close(self) -> None:
-        """End the session: whatever this process holds here is lost."""
+        """End the session, unless something is held or waited for in it. The next acquire begins another one."""
         self.ensemble.close()
 
 
@@ -58,5 +57,5 @@ def open_engine(address: Address, ttl: float | None) -> ZooKeeperEngine:
     if address.query:
         raise ValueError(f"{address.public}: the zookeeper engine knows no options {sorted(address.query)}")
     if ttl is not None and not 0.1 <= ttl <= 86400:
-        raise ValueError(f"ttl {ttl!r} is not between 0.1 and 86400 seconds")
-    return ZooKeeperEngine(Ensemble(Server(address, ttl)), ttl)
+        raise ValueError(f"{address.public}: a ttl of {ttl:g} s is not between 0.1 and 86400")
+    return ZooKeeperEngine(Ensemble(Server(address, ttl)))

@@ -24,12 +24,13 @@ from ..._core import fork
 from ..._errors import EngineError, ProtocolError
 from ..._model import Traits
 from ..._report import Party, Report
+from ..remote import RemoteEngine
 from .entries import LAYOUT, LETTERS, Entry, Queue, ZooKeeperClaim, encoded, key_path, party, record
 from .session import PATIENCE, Disconnected, Session, SessionOver
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Literal
+    from typing import Any
 
     from ..._core.arbiter import Line
     from ..._model import IO
@@ -72,9 +73,10 @@ class Ensemble:
             self._opening.release()
 
     def close(self) -> None:
-        """End the session, and with it all that this process holds here."""
-        session, self._session = self._session, None
-        if session is not None:
+        """End the session, unless it is in use."""
+        session = self._session
+        if session is not None and not session.claims:
+            self._session = None
             session.close(PATIENCE)
 
     def _forget(self) -> None:
@@ -113,13 +115,13 @@ class Ensemble:
         return EngineError(f"{self.server.public}: {what}: {_name(error)}")
 
 
-class Base:
+class Base(RemoteEngine):
     """The engine of one kind of entry."""
 
     claim_type = ZooKeeperClaim
-    remote: Literal[True] = True
 
     def __init__(self, ensemble: Ensemble) -> None:
+        super().__init__(ensemble.server.address)
         self.ensemble = ensemble
         self.server = ensemble.server
         self.traits = Traits(

@@ -64,6 +64,7 @@ class Server:
     """The servers of one ensemble, as one URL names them."""
 
     def __init__(self, address: Address, ttl: float | None) -> None:
+        self.address = address
         self.public = address.public
         self.ttl = DEFAULT_TTL if ttl is None else ttl
         self.root = address.path.rstrip("/")

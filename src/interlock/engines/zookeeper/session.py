@@ -64,6 +64,8 @@ NAP = 1.0
 LINGER = 1.0
 """Seconds for which a parent without entries of ours is left in place: it is likely to be used again."""
 AT_EXIT = 1.0
+CONNECT = 1.5
+"""Seconds for one server to accept a connection, and as long again to answer in it."""
 
 
 class Disconnected(Exception):
@@ -119,6 +121,7 @@ class Session:
             return read, other
 
         connection._connect = connected
+        _hurry(client)
         client.add_listener(self._changed)
         client.start_async()
         atexit.register(self.close, AT_EXIT)
@@ -365,6 +368,21 @@ class Session:
             logging.getLogger("interlock.zookeeper").debug("the client did not stop well", exc_info=True)
         finally:
             self._ended.set()
+
+
+def _hurry(client: Any) -> None:
+    """kazoo gives a server the session's whole timeout to answer a connect. One that has just been started may accept
+    the connection and never answer, and then the session would be over before it is asked again."""
+    connection, handler = client._connection, client.handler
+    invoke, create = connection._invoke, handler.create_connection
+
+    def invoked(timeout: float, *args: Any, **options: Any) -> Any:  # used for connects only
+        return invoke(min(timeout, CONNECT), *args, **options)
+
+    def created(*args: Any, **options: Any) -> Any:
+        return create(*args, **{**options, "timeout": min(options.get("timeout", CONNECT), CONNECT)})
+
+    connection._invoke, handler.create_connection = invoked, created
 
 
 def _engine(claim: ZooKeeperClaim) -> Base:
