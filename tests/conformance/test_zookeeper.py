@@ -9,7 +9,10 @@ import pytest
 
 from interlock.testing import conformance
 
+from ..engines.backends import ZooKeeperBackend
+
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from ..servers import ZooKeeper
@@ -92,3 +95,11 @@ class TestAsyncioSemaphore(OnZooKeeper, conformance.AsyncioSemaphoreSuite):
 
 class TestTrioSemaphore(OnZooKeeper, conformance.TrioSemaphoreSuite):
     pass
+
+
+class TestServer(conformance.ServerSuite):
+    engine = "zookeeper"
+
+    @classmethod
+    def serve(cls, directory: str) -> AbstractContextManager[conformance.Served]:
+        return ZooKeeperBackend()

@@ -160,7 +160,7 @@ class Base(RemoteEngine):
 
     def _decide(self, claim: ZooKeeperClaim, queue: Queue, mine: Entry) -> bool:
         """Is it granted? If not, `claim.blocker` is what to watch."""
-        foreign = queue.foreign(0)
+        foreign = queue.foreign(mine)
         if foreign is not None:
             raise ProtocolError(
                 f"{claim.line.resource} is in use as a semaphore of {foreign.permits} permits, so it cannot be a lock: "

@@ -29,6 +29,7 @@ from hashlib import blake2b
 
 from ..._model import Claim
 from ..._report import Party
+from .._queue import blockers, foreign, granted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,9 +69,15 @@ class ZooKeeperClaim(Claim):
 
 
 class Entry:
-    """A sequential node."""
+    """A sequential node. Upgrades are nodes of their own here, so none is ever marked (`_queue`)."""
 
+    upgrading = False
+    awaits: frozenset[str] = frozenset()
     __slots__ = ("guid", "kind", "mode", "name", "number", "permits")
+
+    @property
+    def ident(self) -> str:
+        return self.name
 
     def __init__(self, name: str) -> None:
         kind, self.guid, number = name.split("-", 2)
@@ -115,18 +122,18 @@ class Queue:
     def of(self, guid: str) -> list[Entry]:
         return [entry for entry in self.entries if entry.guid == guid]
 
-    def foreign(self, permits: int) -> Entry | None:
-        """One that contends for something of another kind here."""
-        return next((entry for entry in self.entries if entry.permits != permits), None)
+    def foreign(self, mine: Entry) -> Entry | None:
+        """One that stands before, and contends for something of another kind."""
+        return foreign(self.entries, self.rank(mine))
 
     def blocker(self, mine: Entry) -> str:
-        """The node that keeps this entry from holding: that of the last entry before it with which it does not go
-        together, or what makes that stronger than its name. "": it is granted."""
-        for entry in reversed(self.entries[: self.rank(mine)]):
-            if not _together(entry, mine):
-                upgraded = "w" in self.modes.get(entry.guid, ()) and entry.kind != "x"
-                return f"as-w.{entry.guid}" if upgraded else entry.name
-        return ""
+        """The node that keeps this entry from holding, or "": that of the last entry in its way, or what makes that
+        stronger than its name. While that is there it cannot hold, so there is nothing else to watch."""
+        found = blockers(self.entries, self.rank(mine))
+        if not found:
+            return ""
+        upgraded = found[-1].kind != "x" and "w" in self.modes.get(found[-1].guid, ())
+        return f"as-w.{found[-1].guid}" if upgraded else found[-1].name
 
     def hinders_upgrade(self, marker: Entry) -> str:
         """The last reader before the marker that holds, or could; "" if there is none."""
@@ -147,15 +154,7 @@ class Queue:
 
     def granted(self, entry: Entry) -> bool:
         """Does it look to others as if it held?"""
-        if entry.permits:
-            return self.rank(entry) < entry.permits
-        return entry.kind != "x" and not self.blocker(entry)
-
-
-def _together(one: Entry, other: Entry) -> bool:
-    if "write" in (one.mode, other.mode):
-        return False
-    return "read" in (one.mode, other.mode)
+        return entry.kind != "x" and granted(self.entries, self.rank(entry))
 
 
 def key_path(root: str, name: str) -> str:

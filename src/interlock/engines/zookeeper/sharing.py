@@ -187,14 +187,14 @@ class Permits(Base):
         return claim.herald
 
     def _decide(self, claim: ZooKeeperClaim, queue: Queue, mine: Entry) -> bool:
-        other = queue.foreign(claim.permits)
+        other = queue.foreign(mine)
         if other is not None:
             kind = f"semaphore of {other.permits} permits" if other.permits else "lock"
             raise ProtocolError(
                 f"{claim.line.resource} is in use as a {kind}, and this is a semaphore of {claim.permits}: all who use "
                 "it must name the same number, or another name"
             )
-        return queue.rank(mine) < claim.permits and self._take_slot(claim, queue)
+        return queue.granted(mine) and self._take_slot(claim, queue)
 
     def _take_slot(self, claim: ZooKeeperClaim, queue: Queue) -> bool:
         """False: all are taken, as one that leaves gives its place in the queue back after its slot."""
