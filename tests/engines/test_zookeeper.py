@@ -405,6 +405,15 @@ def test_a_holder_that_is_cut_off_knows_before_another_enters(
         assert other.do(acts.look, _near(zookeeper_server, name)).lost == ""
 
 
+def test_a_session_that_is_cut_off_burns_no_processor(network: Proxy, name: str) -> None:
+    with Lock(_through(network, name)):
+        network.refuse()
+        time.sleep(TTL)
+        before = time.process_time()
+        time.sleep(1.0)
+        assert time.process_time() - before < 0.2
+
+
 def test_a_waiter_asks_less_than_once_a_second(network: Proxy, zookeeper_server: ZooKeeper, name: str) -> None:
     url = f"zookeeper://127.0.0.1:{network.port}?il_ttl=10#{name}"
     with Crew() as crew:

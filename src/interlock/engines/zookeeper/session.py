@@ -285,11 +285,16 @@ class Session:
         try:
             while not self.dead and self.pid == os.getpid():
                 self._look()
-                nap = min(NAP, self._next_beat - now(), max(self.deadline - now(), 0.05))
-                self._wake.wait(max(nap, 0.0))
+                self._wake.wait(self._nap(now()))
                 self._wake.clear()
         finally:
             self._end()
+
+    def _nap(self, time: float) -> float:
+        due = [self._next_beat - time] if self._up.is_set() else []
+        if self.deadline > time:
+            due.append(self.deadline - time)
+        return min(NAP, max(min(due, default=NAP), 0.0))
 
     def _look(self) -> None:
         time = now()
