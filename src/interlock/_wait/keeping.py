@@ -17,6 +17,8 @@ from .._core.keeper import FOREVER, Keeper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from .._model import Claim
 
 if sys.platform == "linux":
@@ -83,13 +85,20 @@ class Keeping:
             if nap > 0:
                 self._wake.wait(min(nap, _NAP) if until < FOREVER else None)
                 self._wake.clear()
-            for claim in self.keeper.due(now()):
-                if claim not in self._busy:
-                    self._busy.add(claim)
-                    try:
-                        start_new_thread(self._renew, (claim,))
-                    except RuntimeError:  # no more threads, or the interpreter ends: later, or never
-                        self._busy.discard(claim)
+            due = [claim for claim in self.keeper.due(now()) if claim not in self._busy]
+            together: dict[Any, list[Claim]] = {}
+            for claim in due:
+                engine = claim.line.engine
+                together.setdefault(engine if hasattr(engine, "renew_all") else claim, []).append(claim)
+            for claims in together.values():
+                self._busy.update(claims)
+                try:
+                    if hasattr(claims[0].line.engine, "renew_all"):
+                        start_new_thread(self._renew_all, (claims,))
+                    else:
+                        start_new_thread(self._renew, (claims[0],))
+                except RuntimeError:  # no more threads, or the interpreter ends: later, or never
+                    self._busy.difference_update(claims)
 
     def _renew(self, claim: Claim) -> None:
         try:
@@ -98,6 +107,20 @@ class Keeping:
             return
         finally:
             self._busy.discard(claim)
+        self._note(claim, reason)
+
+    def _renew_all(self, claims: list[Claim]) -> None:
+        """Of an engine that renews many by one request: `renew_all` gives what `renew` would, for those it got to."""
+        try:
+            reasons: dict[Claim, str] = claims[0].line.engine.renew_all(claims)  # type: ignore[attr-defined]
+        except Exception:  # noqa: BLE001 - as above
+            return
+        finally:
+            self._busy.difference_update(claims)
+        for claim, reason in reasons.items():
+            self._note(claim, reason)
+
+    def _note(self, claim: Claim, reason: str) -> None:
         if reason:
             self.keeper.lose(claim, reason)
         else:

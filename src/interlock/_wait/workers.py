@@ -10,7 +10,7 @@ from __future__ import annotations
 import atexit
 import logging
 import time
-from _thread import allocate_lock, start_new_thread
+from _thread import start_new_thread
 from itertools import count
 from queue import SimpleQueue
 
@@ -39,9 +39,8 @@ class Workers:
     def _begin(self) -> None:
         self._jobs: SimpleQueue[Job] = SimpleQueue()
         self._numbers = count()
-        self._started = allocate_lock()
         self._idle: list[None] = []
-        self._threads = 0
+        self._threads: list[None] = []
         self._unfinished: dict[int, None] = {}
 
     def submit(self, job: Job) -> None:
@@ -57,22 +56,14 @@ class Workers:
                 self._unfinished.pop(number, None)
 
         self._jobs.put(run)
-        if len(self._idle) < self._jobs.qsize() and self._threads < MOST:
-            self._start()
-
-    def _start(self) -> None:
-        if not self._started.acquire(False):  # another thread starts one, or a signal handler came in between
-            return
-        try:
-            if self._threads < MOST:
+        if len(self._idle) < self._jobs.qsize() and len(self._threads) < MOST:
+            try:
                 start_new_thread(self._work, (self._jobs,))
-                self._threads += 1
-        except RuntimeError:  # no more threads, or the interpreter ends
-            pass
-        finally:
-            self._started.release()
+            except RuntimeError:  # no more threads, or the interpreter ends
+                pass
 
     def _work(self, jobs: SimpleQueue[Job]) -> None:
+        self._threads.append(None)
         while True:
             self._idle.append(None)
             job = jobs.get()
