@@ -67,7 +67,7 @@ SHORTEST_LOOK = 0.8
 TOGETHER = 200
 """Renewals that are sent at once."""
 
-LETTER: dict[Mode, str] = {"read": "r", "update": "u", "write": "w"}
+LETTER: dict[Mode, bytes] = {"read": b"r", "update": b"u", "write": b"w"}
 NAMES = {"r": "read", "u": "update", "x": "update", "w": "write", "p": ""}
 
 
@@ -106,7 +106,7 @@ class RedisCore:
         self.replicas = replicas
         self.held: dict[RedisClaim, None] = {}
         self._keys: dict[str, tuple[bytes, bytes]] = {}
-        self._siblings: dict[str, RedisEngine] = {}
+        self._siblings: dict[bytes, RedisEngine] = {}
         self._begin()
         fork.in_child(self._forked)
 
@@ -145,13 +145,13 @@ class RedisCore:
             self._keys[line.key] = found
         return found
 
-    def sibling(self, kind: str) -> RedisEngine:
+    def sibling(self, kind: bytes) -> RedisEngine:
         """The engine of one mode of the read-write locks ("r", "u", "w"), or of semaphores ("p")."""
         found = self._siblings.get(kind)
         if found is None:
             from .siblings import RedisModes, RedisPermits
 
-            made = RedisPermits(self) if kind == "p" else RedisModes(self, kind)
+            made = RedisPermits(self) if kind == b"p" else RedisModes(self, kind)
             found = self._siblings.setdefault(kind, made)
         return found
 
@@ -164,6 +164,10 @@ class RedisCore:
 def nap(milliseconds: int) -> float:
     """For how long to sleep, where what is in the way may end after so long."""
     return min(max(milliseconds / 1000 + 0.002, SHORTEST_LOOK), LOOK * (0.9 + random() / 10))
+
+
+def _ms(seconds: float) -> bytes:
+    return b"%d" % int(seconds * 1000)
 
 
 def _renew_and_tell(claim: RedisClaim) -> None:
@@ -180,8 +184,8 @@ class RedisEngine(RemoteEngine):
     """The engine of `Lock`. Those of other modes derive from it."""
 
     claim_type: type[RedisClaim] = RedisClaim
-    kind = "rw"
-    letter = "w"
+    kind = b"rw"
+    letter = b"w"
 
     def __init__(self, core: RedisCore) -> None:
         super().__init__(core.address)
@@ -201,7 +205,7 @@ class RedisEngine(RemoteEngine):
         return self.core.sibling(LETTER[mode])
 
     def counting(self, key: str) -> RedisEngine:
-        return self.core.sibling("p")
+        return self.core.sibling(b"p")
 
     # ---- acquire
 
@@ -234,8 +238,8 @@ class RedisEngine(RemoteEngine):
         began = clock()
         try:
             answer, acknowledged = core.server.call(
-                core.keys(claim.line), b"acquire", claim.id, self.letter, int(claim.ttl * 1000),
-                int(ALIVE * 1000) if queue else 0, self.kind, claim.permits, claim.info, self._name(claim),
+                core.keys(claim.line), b"acquire", claim.id, self.letter, _ms(claim.ttl),
+                _ms(ALIVE) if queue else b"0", self.kind, b"%d" % claim.permits, claim.info, self._name(claim),
                 settled=True, replicas=core.replicas,
             )  # fmt: skip
         except Young as young:
@@ -275,7 +279,7 @@ class RedisEngine(RemoteEngine):
                 f" {claim.permits}: all who use it must name the same number, or another name"
             )
         return ProtocolError(
-            f"{claim.line.resource} is in use as a {'lock' if self.kind == 'sem' else 'semaphore'}: use another name"
+            f"{claim.line.resource} is in use as a {'lock' if self.kind == b'sem' else 'semaphore'}: use another name"
         )
 
     def _won(self, claim: RedisClaim, answer: Any) -> None:
@@ -331,8 +335,8 @@ class RedisEngine(RemoteEngine):
                     found[claim] = self._renewed(claim, began, answer)
         return found
 
-    def _renewal(self, claim: RedisClaim) -> tuple[tuple[bytes, bytes], tuple[Any, ...]]:
-        return self.core.keys(claim.line), (b"renew", claim.id, int(claim.ttl * 1000))
+    def _renewal(self, claim: RedisClaim) -> tuple[tuple[bytes, bytes], tuple[bytes, ...]]:
+        return self.core.keys(claim.line), (b"renew", claim.id, _ms(claim.ttl))
 
     def _renewed(self, claim: RedisClaim, began: float, answer: int) -> str:
         if not answer:

@@ -37,7 +37,7 @@ local S, T = KEYS[1], KEYS[2]
 local op, id = ARGV[1], ARGV[2]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local NOTICE, UNDONE, KEEP = 3000, 20000, 604800000
+local NOTICE, UNDONE, KEEP = 3000, 10000, 604800000
 
 local s, dirty
 local raw = redis.call('GET', S)

@@ -188,7 +188,9 @@ class Server:
 
     # ---- calls
 
-    def call(self, keys: tuple[bytes, bytes], *args: Any, settled: bool = False, replicas: int = 0) -> tuple[Any, int]:
+    def call(
+        self, keys: tuple[bytes, bytes], *args: bytes, settled: bool = False, replicas: int = 0
+    ) -> tuple[Any, int]:
         """The script's answer, and how many replicas have acknowledged it. `settled`: raise `Young` if need be."""
         until = time.monotonic() + _PATIENCE
         node, asking, failures = None, False, 0
@@ -220,7 +222,7 @@ class Server:
             except errors.RedisError as error:
                 raise EngineError(f"{self.address.public}: the server answers {error}") from None
 
-    def call_all(self, calls: list[tuple[tuple[bytes, bytes], tuple[Any, ...]]]) -> list[Any]:
+    def call_all(self, calls: list[tuple[tuple[bytes, bytes], tuple[bytes, ...]]]) -> list[Any]:
         """The script's answers to calls that go over one connection together; what the server refused is an exception
         among them. In a cluster one after the other."""
         if self._clustered:
@@ -229,8 +231,8 @@ class Server:
         line = pool.take()
         try:
             connection = line.connection or self._open(line)
-            answers = _exchange(connection, [("SCRIPT", "LOAD", script.SOURCE)] + [
-                ("EVALSHA", script.SHA, 2, *keys, *args) for keys, args in calls
+            answers = _exchange(connection, [(b"SCRIPT", b"LOAD", script.SOURCE)] + [
+                (b"EVALSHA", script.SHA, b"2", *keys, *args) for keys, args in calls
             ])  # fmt: skip
         except _TROUBLE as error:
             line.close()
@@ -243,7 +245,7 @@ class Server:
         return answers[1:]
 
     def _call_on(
-        self, node: Node, keys: tuple[bytes, bytes], args: tuple[Any, ...], settled: bool, replicas: int, asking: bool
+        self, node: Node, keys: tuple[bytes, bytes], args: tuple[bytes, ...], settled: bool, replicas: int, asking: bool
     ) -> tuple[Any, int]:
         pool = self._pool(node)
         line = pool.take()
@@ -252,15 +254,15 @@ class Server:
             if settled and line.settled and clock() < line.settled:
                 pool.free.append(line)
                 raise Young(line.settled)
-            commands = [("EVALSHA", script.SHA, 2, *keys, *args)]
+            commands = [(b"EVALSHA", script.SHA, b"2", *keys, *args)]
             if asking:
-                commands.insert(0, ("ASKING",))
+                commands.insert(0, (b"ASKING",))
             if replicas:
-                commands.append(("WAIT", replicas, int(self.timeout * 500)))
+                commands.append((b"WAIT", b"%d" % replicas, b"%d" % int(self.timeout * 500)))
             answers = _exchange(connection, commands)
             first = answers[asking]
             if isinstance(first, errors.NoScriptError):
-                commands[asking] = ("EVAL", script.SOURCE, 2, *keys, *args)
+                commands[asking] = (b"EVAL", script.SOURCE, b"2", *keys, *args)
                 answers = _exchange(connection, commands)
                 first = answers[asking]
         except Young:
@@ -282,7 +284,7 @@ class Server:
         line.settled = 0.0
         if self._settle:
             began = clock()
-            info = _exchange(connection, [("INFO", "server")])[0]
+            info = _exchange(connection, [(b"INFO", b"server")])[0]
             if isinstance(info, Exception):
                 raise info
             up = float(info.partition(b"uptime_in_seconds:")[2].partition(b"\r")[0] or 0)
@@ -359,8 +361,10 @@ class Server:
         self._mutex = Mutex()
 
 
-def _exchange(connection: Any, commands: list[tuple[Any, ...]]) -> list[Any]:
+def _exchange(connection: Any, commands: list[tuple[bytes, ...]]) -> list[Any]:
     """Send all, then read the answers; what the server says to be an error is one of them."""
+    # Nothing but bytes: hiredis' packer (3.4) takes the text of other objects without asking whether that failed, and
+    # an interrupt that comes just then makes it fail; the process died of it.
     packed: list[bytes] = []
     for command in commands:
         packed += connection.pack_command(*command)

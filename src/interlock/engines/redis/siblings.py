@@ -17,11 +17,11 @@ __all__ = ["RedisModes", "RedisPermits"]
 class RedisModes(RedisEngine):
     """One mode of the read-write locks. Beside a `Lock` of the same name it is what a writer or a reader is to it."""
 
-    def __init__(self, core: RedisCore, letter: str) -> None:
+    def __init__(self, core: RedisCore, letter: bytes) -> None:
         super().__init__(core)
         self.traits = traits(sibling=True)
         self.letter = letter
-        self.claim_type = {"r": ReadClaim, "u": UpdateClaim, "w": RedisClaim}[letter]
+        self.claim_type = {b"r": ReadClaim, b"u": UpdateClaim, b"w": RedisClaim}[letter]
 
     def _take(self, claim: RedisClaim, answer: Any) -> None:
         if answer[1]:
@@ -62,8 +62,8 @@ class RedisModes(RedisEngine):
 class RedisPermits(RedisEngine):
     """Semaphores."""
 
-    kind = "sem"
-    letter = "p"
+    kind = b"sem"
+    letter = b"p"
 
     def __init__(self, core: RedisCore) -> None:
         super().__init__(core)
