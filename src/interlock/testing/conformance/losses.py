@@ -32,8 +32,9 @@ class Losses(Suite):
             assert not hold.lost
             assert hold.lost.reason == ""
             assert not hold.lost.wait(0)
-            lost.tell(self.claim(target), "it was taken away")
-            lost.tell(self.claim(target), "once more")
+            claim = self.claim(target)
+            lost.tell(claim, "it was taken away")  # and with that its turn
+            lost.tell(claim, "once more")
             assert hold.lost
             assert hold.lost.wait()
             assert hold.lost.reason == "it was taken away"
