@@ -20,6 +20,8 @@ from .servers import (  # noqa: F401 - fixtures
 if TYPE_CHECKING:
     from .places import Places
 
+pytest.register_assert_rewrite("interlock.testing.conformance")  # so that failures show what was compared
+
 # Runners, nohup(1) and shells with background jobs ignore these, and children inherit that; the tests are about what
 # signals do by default.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -413,7 +413,7 @@ class EtcdCluster:
 
 
 class ZooKeeper(Server):
-    """Ticks of 500 ms: sessions of 1 to 10 s."""
+    """Ticks of 500 ms: sessions of 1 to 60 s."""
 
     name = "zookeeper"
     url_scheme = "zookeeper"
@@ -425,7 +425,7 @@ class ZooKeeper(Server):
         lines = [
             "tickTime=500", "initLimit=10", "syncLimit=5", f"dataDir={self.directory}/data",
             f"clientPort={self.port}", f"clientPortAddress={self.host}", "maxClientCnxns=0",
-            "4lw.commands.whitelist=*", "admin.enableServer=false",
+            "4lw.commands.whitelist=*", "maxSessionTimeout=60000", "admin.enableServer=false",
         ]  # fmt: skip
         os.mkdir(f"{self.directory}/data")
         with open(f"{self.directory}/zoo.cfg", "w") as file:

@@ -60,7 +60,7 @@ class RedisBackend(Backend):
     scheme = "redis"
     path = "/0"
     ttl = 1.0
-    long_ttl = 10.0
+    long_ttl = 30.0
     most_connections = 4
 
     def make(self) -> Server:
@@ -115,7 +115,7 @@ class PostgresBackend(Backend):
 class EtcdBackend(Backend):
     scheme = "etcd"
     ttl = 2.0
-    long_ttl = 10.0
+    long_ttl = 30.0
     most_connections = 4
 
     def make(self) -> Server:
@@ -145,19 +145,23 @@ class EtcdBackend(Backend):
 class ZooKeeperBackend(Backend):
     scheme = "zookeeper"
     ttl = 2.0
-    long_ttl = 10.0
+    long_ttl = 30.0
     most_connections = 4
 
     def make(self) -> Server:
         return ZooKeeper()
+
+    _client: Any = None
 
     def residue(self) -> set[str]:
         """All nodes that hang on a session."""
         from kazoo.client import KazooClient
         from kazoo.exceptions import NoNodeError
 
-        client = KazooClient(f"{self.host}:{self.port}", timeout=5.0)
-        client.start(10)
+        if self._client is None:
+            self._client = KazooClient(f"{self.host}:{self.port}", timeout=30.0)
+            self._client.start(10)
+        client = self._client
         found: set[str] = set()
 
         def walk(path: str) -> None:
@@ -171,12 +175,14 @@ class ZooKeeperBackend(Backend):
                 if (path, child) != ("/", "zookeeper"):
                     walk(f"{path.rstrip('/')}/{child}")
 
-        try:
-            walk("/")
-        finally:
-            client.stop()
-            client.close()
+        walk("/")
         return found
+
+    def __exit__(self, *_: object) -> None:
+        if self._client is not None:
+            self._client.stop()
+            self._client.close()
+        super().__exit__()
 
     def elsewhere(self, name: str) -> str | None:
         return self.target(name).replace("#", "/chroot#", 1)
