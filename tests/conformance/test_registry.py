@@ -64,7 +64,7 @@ def engines() -> list[Traits]:
     return found
 
 
-def classes() -> list[type[conformance.Suite]]:
+def classes() -> list[type[conformance.Suite | conformance.ServerSuite]]:
     """Every class of this folder that pytest collects."""
     found = []
     for name in modules(here, list(folder)):
@@ -73,7 +73,9 @@ def classes() -> list[type[conformance.Suite]]:
             found += [
                 each
                 for each in vars(module).values()
-                if isinstance(each, type) and issubclass(each, conformance.Suite) and each.__module__ == module.__name__
+                if isinstance(each, type)
+                and issubclass(each, (conformance.Suite, conformance.ServerSuite))
+                and each.__module__ == module.__name__
             ]
     return found
 

@@ -56,27 +56,32 @@ class Backend(Served):
         self.server.close()
 
 
+_IN_USE = """
+local found = {}
+for _, key in ipairs(redis.call('KEYS', 'il1:*:s')) do
+  local state = cmsgpack.unpack(redis.call('GET', key))
+  if state.h[1] or state.q[1] then found[#found + 1] = key end
+end
+return found
+"""
+
+
 class RedisBackend(Backend):
     scheme = "redis"
     path = "/0"
     ttl = 1.0
     long_ttl = 30.0
-    most_connections = 4
+    most_connections = 9
 
     def make(self) -> Server:
         return Redis()
 
     def residue(self) -> set[str]:
-        """All keys that will be gone some day, or that hold a queue or an owner; not the last token."""
+        """The locks that somebody holds or waits for; not the last tokens, nor the marks of calls that were undone."""
         import redis
 
-        found = set()
         with redis.Redis(self.host, self.port, socket_timeout=5) as client:
-            for key in client.scan_iter(count=1000):
-                kept = client.ttl(key) == -1 and client.type(key) == b"string"
-                if not kept:
-                    found.add(key.decode())
-        return found
+            return {key.decode() for key in client.eval(_IN_USE, 0)}
 
     def elsewhere(self, name: str) -> str | None:
         return self.target(name).replace("/0#", "/1#")

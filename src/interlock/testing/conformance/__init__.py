@@ -44,7 +44,7 @@ from .processes import (
     ProcessSuite,
     TrioProcessSuite,
 )
-from .served import Served
+from .served import Served, ServedSuite
 from .server import ServerSuite
 from .sharing import (
     AsyncioRWLockSuite,
@@ -113,11 +113,12 @@ def required(traits: Traits, *, reachable: bool = True) -> set[tuple[str, str, s
             suites.append("process")
         suites += traits.abilities
     mixed = {(traits.name, "mixed", "mixed")} if reachable else set()
-    return {(traits.name, suite, io) for suite in suites for io in IOS} | mixed
+    served = {(traits.name, "server", "all")} if reachable and traits.restart else set()
+    return {(traits.name, suite, io) for suite in suites for io in IOS} | mixed | served
 
 
 def missing(
-    engines: Iterable[Traits], classes: Iterable[type[Suite]], *, unreachable: Container[str] = ()
+    engines: Iterable[Traits], classes: Iterable[type[Suite | ServedSuite]], *, unreachable: Container[str] = ()
 ) -> list[str]:
     """The combinations that no runnable class covers, as readable lines. A class with a test taken out of it does
     not count. `unreachable`: names of engines that no target of `Lock` reaches."""
@@ -130,7 +131,7 @@ def missing(
     return [f"{engine}: no class runs the {suite} suite over {io}" for engine, suite, io in sorted(needed - there)]
 
 
-def _disarmed(suite: type[Suite]) -> list[str]:
+def _disarmed(suite: type[Suite | ServedSuite]) -> list[str]:
     """Inherited tests that the class has overwritten with something that is no function."""
     names = {name for base in suite.__mro__ for name in vars(base) if name.startswith("test_")}
     return [name for name in names if not callable(getattr(suite, name))]

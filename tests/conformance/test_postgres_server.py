@@ -1,0 +1,23 @@
+"""PostgreSQL keeps the promises of an engine on a server: the whole list, with a real one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from interlock.testing.conformance import Served, ServerSuite
+
+from ..engines.backends import BACKENDS
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+
+@pytest.mark.skipif("postgres" not in BACKENDS, reason="no engine yet")
+class TestServer(ServerSuite):
+    engine = "postgresql"
+
+    @classmethod
+    def serve(cls, directory: str) -> AbstractContextManager[Served]:
+        return BACKENDS["postgres"]()
