@@ -22,7 +22,8 @@ if TYPE_CHECKING:
         def unpark(self) -> bool | None: ...
 
     class Source(Protocol):
-        """A descriptor whose readability means news, and the function that reads them and unparks whom they concern."""
+        """A descriptor whose readability means news, and the function that reads them and unparks whom they concern.
+        One that is closed again some time, and has one waiter at a time, has `passing = True`."""
 
         def fileno(self) -> int: ...
         def drain(self) -> None: ...

@@ -1,4 +1,5 @@
-"""Waiting as a trio task: no thread per waiter; one system task per run and source, from first wait to run's end."""
+"""Waiting as a trio task: no thread per waiter; one system task per run and source, from first wait to run's end, or,
+where the source is not here to stay, while somebody waits."""
 
 from __future__ import annotations
 
@@ -70,6 +71,11 @@ async def _read(source: Source) -> None:
         source.drain()
 
 
+async def _read_for_now(source: Source, scope: trio.CancelScope) -> None:
+    with scope:
+        await _read(source)
+
+
 _read_here: trio.lowlevel.RunVar[set[int]] = trio.lowlevel.RunVar("interlock_sources")
 
 
@@ -132,6 +138,13 @@ class TrioIO:
         source = parker.source
         if source is None:
             return await parker.sleep(until)
+        if getattr(source, "passing", False):
+            scope = trio.CancelScope()
+            trio.lowlevel.spawn_system_task(_read_for_now, source, scope)
+            try:
+                return await parker.sleep(until)
+            finally:
+                scope.cancel()
         try:
             sources = _read_here.get()
         except LookupError:
