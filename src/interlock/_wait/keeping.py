@@ -14,6 +14,7 @@ from _thread import start_new_thread
 
 from .._core import fork
 from .._core.keeper import FOREVER, Keeper
+from .deaf import deafen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Keeping:
         self._thread = None
 
     def _run(self) -> None:
+        deafen()
         mine = threading.current_thread()
         while self._thread is mine:
             self._idle = True  # whoever adds a lease from here on wakes us

@@ -15,6 +15,7 @@ from itertools import count
 from queue import SimpleQueue
 
 from .._core import fork
+from .deaf import deafen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Workers:
 
     def _work(self, jobs: SimpleQueue[Job]) -> None:
         self._threads.append(None)
+        deafen()
         while True:
             self._idle.append(None)
             job = jobs.get()

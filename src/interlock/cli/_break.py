@@ -41,6 +41,8 @@ def break_(target: str, force: bool, watch: float) -> None:
     leases (marker://, primitive="marker") and the markers of SoftFileLock and its kin. Proof is that the owner, a
     process of this host, is dead; that it wrote that it let go; or, of a lease, that it stood still for its ttl.
 
+    A lock on a server (redis://host/0#name) ends by itself when its owner is gone, so only --force breaks it.
+
     A lock of the kernel (what a path means otherwise) dies with its last holder: there is never one to break. If it
     is held, a process lives that keeps it, perhaps one that inherited it from the process that died; it is named.
     Ending that process frees the lock; --force does not do it for you.

@@ -52,12 +52,27 @@ _KEYBOARD = {signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGWINCH}
 def run_under(hold: Hold, command: Sequence[str]) -> int:
     """Run the command and release the hold. Returns the exit status, or dies of the command's signal."""
     mask = _take_signals()
-    loan = lend.Loan(hold)
+    loan = lend.Loan(hold) if hasattr(hold._claim, "fd") else _Lease(hold)
     try:
         status = _run(command, mask)
     finally:
         loan.release()
     return end_like(status)
+
+
+class _Lease:
+    """A hold on a server, which no child can inherit. When it is lost, others may enter: then the command is to end."""
+
+    def __init__(self, hold: Hold) -> None:
+        self._hold = hold
+        hold.on_lost(self._end)
+
+    def _end(self, reason: str) -> None:
+        print(f"interlock: {plain(f'{self._hold.resource} is lost: {reason}')}; CMD is told to end", file=sys.stderr)
+        os.kill(os.getpid(), signal.SIGTERM)  # taken by `_accompany`, which passes it on
+
+    def release(self) -> None:
+        self._hold.release()
 
 
 def run_alone(command: Sequence[str]) -> int:

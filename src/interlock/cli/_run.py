@@ -55,13 +55,16 @@ def run(
 ) -> None:
     """Run CMD while holding the lock TARGET.
 
-    TARGET is the path of a lock file, which is made if it is missing, never written and never deleted; or a
-    file:///directory#name URL. Everybody who uses flock(2) on the file takes turns with CMD: this program,
-    flock(1), the Python packages interlock and filelock.
+    TARGET is the path of a lock file, which is made if it is missing, never written and never deleted; a
+    file:///directory#name URL; or that of a lock server (redis://host/0#name), see below. Everybody who uses
+    flock(2) on the file takes turns with CMD: this program, flock(1), the Python packages interlock and filelock.
 
     CMD inherits the lock: should this program be killed, the lock is held until CMD ends. When CMD has ended
     the lock is free, also if CMD left processes behind in the background. Signals sent to this program reach
     CMD.
+
+    A lock on a server belongs to this program alone: should it be killed, CMD goes on and the lock is free after its
+    ttl. If the lock is lost while CMD runs, CMD gets SIGTERM, and the reason is told.
 
     \b
     Exit status:

@@ -64,7 +64,7 @@ def _tell(line: Line, limit: float, done: threading.Event) -> None:
 
 
 def _others(line: Line) -> int:
-    if sys.platform == "win32":
+    if sys.platform == "win32" or line.remote:
         return 0
     from ..engines.kernel import holders
 

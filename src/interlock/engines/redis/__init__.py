@@ -89,7 +89,10 @@ def _driver(address: Address, timeout: float) -> dict[str, Any]:
         scheme, hosts, username=address.username, password=address.password, path=path, query=address.query
     ).url()
     parse: Any = connection.parse_url
-    kwargs: dict[str, Any] = parse(url)
+    try:
+        kwargs: dict[str, Any] = parse(url)
+    except ValueError as error:
+        raise ValueError(f"{address.public}: {error}") from None
     kwargs.setdefault("connection_class", redis.Connection)
     kwargs.setdefault("protocol", 2)
     kwargs.setdefault("socket_timeout", timeout)

@@ -17,6 +17,7 @@ with the server, since the lost call may still come.
 
 from __future__ import annotations
 
+import atexit
 import os
 import socket
 import sys
@@ -32,9 +33,9 @@ from time import monotonic
 from redis import RedisError
 
 from ..._address import name_of
-from ..._core import fork
+from ..._core import arbiter, fork
 from ..._core.lost import tell
-from ..._errors import EngineError, LostError, ProtocolError
+from ..._errors import EngineError, LostError, ProtocolError, UnprovenError
 from ..._model import Claim
 from ..._report import Party, Report
 from ..._wait.keeping import keeping
@@ -68,7 +69,7 @@ TOGETHER = 200
 """Renewals that are sent at once."""
 
 LETTER: dict[Mode, bytes] = {"read": b"r", "update": b"u", "write": b"w"}
-NAMES = {"r": "read", "u": "update", "x": "update", "w": "write", "p": ""}
+NAMES = {"r": "read", "u": "update", "x": "update", "w": "write", "p": "permit"}
 
 
 class RedisClaim(Claim):
@@ -109,6 +110,8 @@ class RedisCore:
         self._siblings: dict[bytes, RedisEngine] = {}
         self._begin()
         fork.in_child(self._forked)
+        workers()  # its own end comes after ours
+        atexit.register(self._at_exit)
 
     def _begin(self) -> None:
         self.process = os.urandom(8).hex().encode()
@@ -117,6 +120,12 @@ class RedisCore:
         command = os.path.basename(sys.argv[0] if sys.argv else "") or "python"
         self._about = {"pid": os.getpid(), "host": socket.gethostname(), "command": command[:60]}
         self._main = dumps(self._about, ensure_ascii=False).encode()
+
+    def _at_exit(self) -> None:
+        """What the program has not released would be kept from others until it runs out."""
+        for claim in [*self.held, *arbiter.turns.values()]:
+            if isinstance(claim, RedisClaim) and getattr(claim.line.engine, "core", None) is self:
+                claim.line.engine.drop(claim)
 
     def _forked(self) -> None:
         self.server.forked()
@@ -442,7 +451,7 @@ class RedisEngine(RemoteEngine):
         if not force:
             if not self._look(line)[3]:
                 return ""
-            raise ProtocolError(f"{line.resource}: nothing proves that its owner is gone: {self.blame(line)[0]}")
+            raise UnprovenError(f"{line.resource}: nothing proves that its owner is gone: {self.blame(line)[0]}")
         count, _ = self.core.server.call(self.core.keys(line), b"break", b"")
         return "forced" if count else ""
 
@@ -462,7 +471,7 @@ class RedisEngine(RemoteEngine):
 
 
 def _party(entry: Any, now: float, place: int | None) -> Party:
-    mode, info, _slot, age = entry
+    mode, info, slot, age = entry
     try:
         about = loads(info)
     except ValueError:
@@ -476,4 +485,5 @@ def _party(entry: Any, now: float, place: int | None) -> Party:
         since_exact=True,
         mode=NAMES.get(mode.decode(), ""),
         position=place,
+        slot=slot if mode == b"p" and place is None else None,
     )

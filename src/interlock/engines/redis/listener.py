@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 
+from ..._wait.deaf import deafen
 from .server import TROUBLE, Server
 
 TYPE_CHECKING = False
@@ -62,6 +63,7 @@ class Listener:
         self._waiting.pop(who, None)
 
     def _run(self) -> None:
+        deafen()
         mine, pause = threading.current_thread(), 0.05
         again = False
         while self._thread is mine:

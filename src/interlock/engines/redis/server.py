@@ -17,6 +17,7 @@ from threading import Lock as Mutex
 import redis
 from redis import exceptions as errors
 from redis.crc import key_slot
+from redis.sentinel import MasterNotFoundError
 
 from ..._errors import EngineError
 from ..._wait.keeping import now as clock
@@ -36,7 +37,7 @@ __all__ = ["MOST", "TROUBLE", "Server", "Young", "unreachable"]
 MOST = 8
 """Connections per server at most, besides the one that listens."""
 _AGAIN = 0.05
-_PATIENCE = 2.0
+_PATIENCE = 3.0
 """Seconds for a failover or a resharding that the server itself speaks of."""
 
 TROUBLE: tuple[type[Exception], ...] = (errors.ConnectionError, errors.TimeoutError, OSError)
@@ -44,7 +45,7 @@ _TROUBLE: tuple[type[Exception], ...] = (*TROUBLE, errors.RedisClusterException,
 _REFUSED = (errors.AuthenticationError, errors.AuthorizationError, errors.NoPermissionError)
 _PASSING = (
     errors.ReadOnlyError, errors.BusyLoadingError, errors.ClusterDownError, errors.MasterDownError,
-    errors.TryAgainError,
+    errors.TryAgainError, MasterNotFoundError,
 )  # fmt: skip
 
 
@@ -141,7 +142,8 @@ class Server:
                 made: Any = RedisCluster
                 node: Any = ClusterNode
                 extra = {} if self._class is redis.Connection else {"ssl": True}
-                kwargs = {key: value for key, value in self._kwargs.items() if key not in ("host", "port", "db")}
+                own = ("host", "port", "db", "retry")
+                kwargs = {key: value for key, value in self._kwargs.items() if key not in own}
                 nodes = [node(host, port or 6379) for host, port in self.address.hosts]
                 self._cluster = made(startup_nodes=nodes, **kwargs, **extra)
             return self._cluster
