@@ -172,21 +172,23 @@ class Server:
         return connection
 
     def _master(self) -> dict[str, Any]:
-        from redis import sentinel as sentinels
-
+        """What the first Sentinel that answers says. Not redis-py's `discover_master`, which reads the list of masters:
+        that names the old one until a failover is over to the last step."""
         service = self.address.path.split("/")[1]
         kept = {key: value for key, value in self._kwargs.items() if key.startswith(("socket_", "ssl_", "retry"))}
-        hosts = [(host, port or 26379) for host, port in self.address.hosts]
         if self._class is not redis.Connection:
             kept["ssl"] = True
-        made: Any = sentinels.Sentinel
-        sentinel = made(hosts, sentinel_kwargs=kept)
-        try:
-            host, port = sentinel.discover_master(service)
-        finally:
-            for each in sentinel.sentinels:
-                each.close()
-        return {"host": host, "port": port}
+        trouble: Exception = MasterNotFoundError(f"no Sentinel knows {service!r}")
+        for host, port in self.address.hosts:
+            try:
+                with redis.Redis(host=host, port=port or 26379, **kept) as sentinel:
+                    found: Any = sentinel.sentinel_get_master_addr_by_name(service)
+            except TROUBLE as error:
+                trouble = error
+                continue
+            if found is not None:
+                return {"host": found[0], "port": found[1]}
+        raise trouble
 
     # ---- calls
 
