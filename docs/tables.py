@@ -1,4 +1,4 @@
-"""Write the tables of concepts/filesystems.md that are the code's own: python docs/tables.py"""
+"""Write the tables of the documentation that are the code's own: python docs/tables.py"""
 
 from __future__ import annotations
 
@@ -6,9 +6,53 @@ import re
 from pathlib import Path
 
 from interlock._fs import facts
+from interlock._target import resolve
 from interlock.engines.kernel import answers
 
 PAGE = Path(__file__).parent / "concepts" / "filesystems.md"
+ENGINES = PAGE.with_name("engines.md")
+
+SERVERS = {
+    "redis": "redis://127.0.0.1:1/0#x",
+    "postgresql": "postgresql://127.0.0.1:1/x#x",
+    "etcd": "etcd://127.0.0.1:1#x",
+    "zookeeper": "zookeeper://127.0.0.1:1#x",
+}
+"""A target on each; nothing is opened there."""
+
+PROMISES = {
+    "family": "family",
+    "fair": "order",
+    "wait": "wait",
+    "frozen": "holder frozen",
+    "restart": "server restart",
+    "failover": "failover",
+    "token_back": "a token can go back",
+    "connections": "connections of a process",
+}
+
+SHOWN = {
+    "family": ["test_09_a_holder_is_killed", "test_14_cut_off_is_known_before_others_get_it"],
+    "fair": ["test_08_first_come_first_served", "test_04_processes_count_together"],
+    "wait": ["test_07_a_release_wakes_the_waiter", "test_07_waiters_do_not_ask_more_than_once_a_second"],
+    "frozen": ["test_10_a_holder_is_stopped_beyond_its_ttl"],
+    "restart": ["test_15_the_server_is_restarted", "test_15_connections_are_reset"],
+    "token_back": ["test_06_tokens_rise_over_processes_and_crashes"],
+    "connections": ["test_25_a_thousand_locks"],
+}
+"""By which tests of the suite for servers each promise is shown, on every engine."""
+
+SHOWN_BY_ITS_OWN: dict[str, dict[str, list[str]]] = {
+    "redis": {
+        "restart": ["engines/test_redis.py::test_durable_servers_keep_holds_over_a_restart"],
+        "failover": ["engines/test_redis.py::test_a_failover_that_lost_writes_gives_a_second_holder_a_greater_token"],
+        "token_back": ["engines/test_redis.py::test_tokens_follow_the_clock_and_rise_without_it"],
+    },
+    "postgresql": {},
+    "etcd": {"failover": ["engines/test_etcd.py::test_the_leader_is_killed"]},
+    "zookeeper": {"restart": ["engines/test_zookeeper.py::test_a_restart_of_the_server_keeps_holds_and_the_queue"]},
+}
+"""And by which of its own."""
 
 
 def _link(source: str) -> str:
@@ -40,9 +84,38 @@ def errors() -> str:
     return "\n".join(rows)
 
 
+def promises() -> str:
+    """What each engine with a server promises, one row per engine."""
+    rows = ["| engine | " + " | ".join(PROMISES.values()) + " |", "|---" * (len(PROMISES) + 1) + "|"]
+    for name, target in SERVERS.items():
+        traits = resolve(target).engine.traits
+        words = [str(getattr(traits, field)) for field in PROMISES]
+        if not all(words):
+            raise ValueError(f"the traits of {name} leave out a promise: {words}")
+        rows.append(f"| {name} | " + " | ".join(words) + " |")
+    return "\n".join(rows)
+
+
+def shown() -> str:
+    """By which tests. What has none says so."""
+    rows = ["| promise | on every engine | " + " | ".join(SERVERS) + " |", "|---" * (len(SERVERS) + 2) + "|"]
+    for field, heading in PROMISES.items():
+        common = SHOWN.get(field, [])
+        cells = [", ".join(f"`{test}`" for test in common)]
+        for name in SERVERS:
+            own = SHOWN_BY_ITS_OWN[name].get(field, [])
+            cells.append(", ".join(f"`{test}`" for test in own) or ("" if common else "no test here"))
+        rows.append(f"| {heading} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
 def page(text: str) -> str:
-    """The page, with its tables as the code has them now."""
-    for name, table in (("filesystems", filesystems()), ("errors", errors())):
+    """A page, with its tables as the code has them now."""
+    tables = {"filesystems": filesystems, "errors": errors, "promises": promises, "shown": shown}
+    for name, make in tables.items():
+        if f"<!-- {name}: begin -->" not in text:
+            continue
+        table = make()
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
         head, _, rest = text.partition(begin)
         text = f"{head}{begin}\n{table}\n{end}{rest.partition(end)[2]}"
@@ -50,4 +123,5 @@ def page(text: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in (PAGE, ENGINES):
+        path.write_text(page(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -4,16 +4,46 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from interlock.testing.conformance import ServerSuite
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 DOCS = Path(__file__).parent.parent / "docs"
 
 
-def test_the_page_of_filesystems_shows_the_tables_of_the_code() -> None:
+def tables() -> ModuleType:
     spec = importlib.util.spec_from_file_location("tables", DOCS / "tables.py")
     assert spec is not None
     assert spec.loader is not None
-    tables = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tables)
-    text = tables.PAGE.read_text(encoding="utf-8")
-    assert tables.page(text) == text, "run: python docs/tables.py"
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_of_filesystems_shows_the_tables_of_the_code() -> None:
+    found = tables()
+    text = found.PAGE.read_text(encoding="utf-8")
+    assert found.page(text) == text, "run: python docs/tables.py"
     assert text.count("|---") >= 10
+
+
+def test_the_page_of_engines_shows_what_their_traits_promise() -> None:
+    found = tables()
+    text = found.ENGINES.read_text(encoding="utf-8")
+    assert found.page(text) == text, "run: python docs/tables.py"
+    assert len(found.promises().splitlines()) == 2 + len(found.SERVERS)
+
+
+def test_every_test_that_the_page_of_engines_names_exists() -> None:
+    found = tables()
+    for tests in found.SHOWN.values():
+        for name in tests:
+            assert callable(getattr(ServerSuite, name))
+    for own in found.SHOWN_BY_ITS_OWN.values():
+        for tests in own.values():
+            for name in tests:
+                path, _, function = name.partition("::")
+                assert f"def {function}(" in (Path(__file__).parent / path).read_text(encoding="utf-8"), name

@@ -88,7 +88,7 @@ async def fight(desk: Desk, rules: Rules) -> None:
         assert hold.token is not None
         log.note("got", now(), hold.token)
         # now and then longer than a ttl: then it lives on renewals
-        writes = dice.choice((1, 2, 3, 3, 4, 40))
+        writes = dice.choice((1, 2, 3, 4, 20, 20))
         for _ in range(writes):
             asked = now()
             try:
@@ -99,7 +99,7 @@ async def fight(desk: Desk, rules: Rules) -> None:
                 break
             log.write(hold.token, asked)
             log.note("write", asked)
-            await desk.world.pause(dice.random() * 0.01 if writes < 40 else 0.03)
+            await desk.world.pause(dice.random() * 0.01 if writes < 20 else 0.03)
         at = now()
         with contextlib.suppress(NotHeldError, LostError, LockError):
             await desk.world.release(hold)
@@ -132,13 +132,11 @@ class Ring:
 
     def holder(self) -> Member:
         """The one that wrote last, if it still fights; else any."""
-        with contextlib.suppress(OSError, IndexError):
-            with open(os.path.join(self.directory, "register"), "rb") as file:
-                file.seek(max(os.path.getsize(file.name) - 200, 0))
-                last = int(file.read().splitlines()[-1].split()[1])
+        for line in reversed(self._last_writes()):
             for member in self.fighters:
-                if member.pid == last:
+                if member.pid == int(line.split()[1]):
                     return member
+            break
         return self.dice.choice(self.fighters)
 
     def kill(self) -> None:
@@ -151,13 +149,21 @@ class Ring:
         self.hire()
 
     def until_held(self) -> None:
-        """Until somebody is writing, or for two seconds: what happens next shall happen to a holder."""
-        path, limit = os.path.join(self.directory, "register"), now() + 2.0
+        """Until somebody is in the middle of a long hold, or for three seconds: what is next shall hit a holder."""
+        limit = now() + 3.0
         while now() < limit:
-            with contextlib.suppress(OSError):
-                if time.time() - os.path.getmtime(path) < 0.01:
-                    return
-            time.sleep(0.001)
+            last = [line.split() for line in self._last_writes()]
+            if len(last) >= 4 and len({line[0] for line in last[-4:]}) == 1 and now() - float(last[-1][2]) < 0.02:
+                return
+            time.sleep(0.002)
+
+    def _last_writes(self) -> list[bytes]:
+        try:
+            with open(os.path.join(self.directory, "register"), "rb") as file:
+                file.seek(max(os.path.getsize(file.name) - 400, 0))
+                return file.read().splitlines()[1:]
+        except OSError:
+            return []
 
     def stop(self) -> None:
         if self.stopped is None:
@@ -173,6 +179,7 @@ class Ring:
             self.stopped = None
 
     def restart(self, forgetful: bool) -> None:
+        self.until_held()
         began = now()
         self.backend.restart()
         self.restarts += 1

@@ -9,6 +9,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+CERTAIN = hasattr(select, "POLLRDHUP")
+"""Is what `closed` says certain, or may there be only something to read?"""
+
 if sys.platform == "win32":  # has no poll(2)
 
     def reader(fd: int) -> Callable[[float], object]:

@@ -33,7 +33,7 @@ from psycopg.errors import OperationalError
 from ..._core.lost import tell
 from ..._wait.keeping import now as clock
 from . import keys
-from .polling import closed, reader, writable
+from .polling import CERTAIN, closed, reader, writable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -357,6 +357,9 @@ class Session:
     def verify(self) -> str:
         """Look at what came unasked and, if the last answer is old, ask."""
         if not self.enter(0.0 if self.trusted() else GRACE):
+            if CERTAIN and closed((self.fd,), 0.0):  # whoever talks with it has yet to find out, and we know
+                self.doom("the server has closed the connection")
+                return self.gone
             if self.trusted() or self.user == get_ident():
                 return self.gone  # somebody talks with it, and will find out
             self.doom(f"it did not answer for {self.settings.ttl * TRUSTED:g} s")
