@@ -292,7 +292,12 @@ def test_a_parent_that_is_removed_while_queued(zookeeper_server: ZooKeeper, name
         first = holder.do(acts.acquire, target)
         waiter = Waiter(target)
         _until(lambda: len(_entries(raw, name)) == 2, "the wait")
-        raw.delete(key_path("", name), recursive=True)
+        path = key_path("", name)
+        transaction = raw.transaction()
+        for entry in _entries(raw, name):
+            transaction.delete(f"{path}/{entry}")
+        transaction.delete(path)
+        assert transaction.commit() == [True, True, True]
         _until(waiter.got, "the grant")  # of what nobody holds any more
         assert waiter.token is not None
         assert waiter.token > first.token
@@ -578,7 +583,7 @@ async def take_slot(desk: Desk, target: str, permits: int) -> int:
     return slot
 
 
-def test_upgrades_and_downgrades_between_processes(zookeeper_server: ZooKeeper, name: str) -> None:
+def test_upgrades_and_downgrades_between_processes(zookeeper_server: ZooKeeper, name: str, raw: Any) -> None:
     target = _near(zookeeper_server, name)
     with Crew() as crew:
         one, two = crew.hire("blocking"), crew.hire("asyncio")
@@ -597,6 +602,7 @@ def test_upgrades_and_downgrades_between_processes(zookeeper_server: ZooKeeper, 
 
         upgrading = threading.Thread(target=upgrade)
         upgrading.start()
+        _until(lambda: any(entry.startswith("x-") for entry in _entries(raw, name)), "the mark of the upgrade")
         late = one.begin(read, target)
         two.do(acts.release, target)
         upgrading.join()

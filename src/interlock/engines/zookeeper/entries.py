@@ -65,6 +65,7 @@ class ZooKeeperClaim(Claim):
     guarded = False  # its entry is watched while it holds
     blocker = ""  # the node that is in the way
     watched = ""  # the node that is watched while it waits
+    fresh: tuple[int, list[str]] | None = None  # the children, read when that had gone, and the era of it
     parker: Parker | None = None
 
 

@@ -40,6 +40,7 @@ from ..._core.lost import tell
 from ..._errors import EngineError
 from ..._wait.keeping import now
 from ..._wait.workers import workers
+from .answers import Answer, tell_at_once
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ class Session:
 
         connection._connect = connected
         _hurry(client)
+        tell_at_once(client.handler)
         client.add_listener(self._changed)
         client.start_async()
         atexit.register(self.close, AT_EXIT)
@@ -187,15 +189,13 @@ class Session:
 
     # ---- requests
 
-    def send(self, request: Any, then: Callable[[Any], object] | None = None) -> Any:
-        """Begin a request; all are executed in the order in which they were begun. `then` is called with its result, in
-        a thread of kazoo's. Takes no lock that an interrupted call of this thread could have.
+    def send(self, request: Any, then: Callable[[Answer], object] | None = None) -> Answer:
+        """Begin a request; all are executed in the order in which they were begun. `then` is called with the answer, in
+        kazoo's thread of the connection. Takes no lock that an interrupted call of this thread could have.
         """
-        result = self._client.handler.async_result()
-        if then is not None:
-            result.rawlink(then)
-        self._client._call(request, result)
-        return result
+        answer = Answer(then)
+        self._client._call(request, answer)
+        return answer
 
     def ask(self, *requests: Any, until: float | None = None) -> list[Any]:
         """Send all, then wait for all: one trip. A server's error is returned in place of an answer.
@@ -210,9 +210,9 @@ class Session:
         results[-1].wait(seconds)  # they are answered in order
         return [self._answer(result) for result in results]
 
-    def _answer(self, result: Any) -> Any:
+    def _answer(self, result: Answer) -> Any:
         kazoo = self.server.kazoo
-        if not result.ready():
+        if not result.there:
             raise Disconnected("no answer in time")
         error = result.exception
         if error is None:
@@ -250,7 +250,7 @@ class Session:
             self.era += 1  # before the deadline moves: see `gone`
         self.deadline = max(self.deadline, sign + self.timeout * COUNTED)
 
-    def _beaten(self, began: float, result: Any) -> None:
+    def _beaten(self, began: float, result: Answer) -> None:
         if result.exception is not None:
             return
         with self._mutex:
@@ -276,7 +276,7 @@ class Session:
         began = now()
         result = self.send(self.server.kazoo.Sync("/"))
         result.wait(PATIENCE)
-        if result.ready():
+        if result.there:
             self._beaten(began, result)
 
     # ---- the thread of the session
@@ -333,9 +333,9 @@ class Session:
             parker.unpark()
 
     def removed(self, claim: ZooKeeperClaim) -> None:
-        """Its entry is not there any more."""
-        if claim.session is self and not self.dead:
-            self._tell(claim, "its entry was removed by somebody else")
+        """Its entry is not there any more. Others are told in a thread of ours: what they do then may take long."""
+        if claim.session is self and claim.depth and not self.dead:
+            workers().submit(partial(self._tell, claim, "its entry was removed by somebody else"))
 
     def _sweep(self) -> None:
         """While connected: watch what is held, remove what is left over."""
