@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from time import monotonic
 
-from ._core.arbiter import alive, granted, turns, wake_first
+from ._core.arbiter import alive, granted, turn_of, turns, wake_first
 from ._core.lost import tell
 from ._errors import LostError, NotHeldError
 from ._io import running
@@ -237,7 +237,7 @@ class Hold(_BaseHold):
         line = claim.line
         try:
             line.let_go(claim)
-            if turns.get(line) is claim:
+            if turn_of(line) is claim:
                 del turns[line]
             else:
                 granted.pop(claim, None)

@@ -6,7 +6,7 @@ from os import environ
 from time import monotonic
 
 from ._core.acquire import acquire, run
-from ._core.arbiter import Place, abandon, granted, turns, wake_first
+from ._core.arbiter import Place, abandon, granted, take_turn, turn_of, turns, wake_first
 from ._deadline import seconds
 from ._errors import DeadlockError, Timeout
 from ._hold import AsyncHold, Hold, end, hold_on
@@ -188,7 +188,7 @@ class Lock(_BaseLock):
         try:
             if (
                 not line.queue
-                and turns.setdefault(line, claim) is claim
+                and take_turn(line, claim) is claim
                 and line.engine.try_now(claim, limit)
             ):
                 return hold_on(Hold, claim)
@@ -234,13 +234,15 @@ class Lock(_BaseLock):
         # `acquire` again, and `Hold.release` in `__exit__`, with fewer calls between: everybody's hot path.
         line = self._line
         engine = line.engine
-        claim = engine.claim_type()
+        claim: Any = line.claim_type()  # type: ignore[misc]
         claim.line = line
         claim.owner = me.token
-        if self._fair:
-            claim.fair = True
+        claim.fair = self._fair
+        claim.depth = 1
+        claim.since = 0.0
+        claim.fd = claim.instance = None  # as `KernelEngine.claim` does; to other engines' claims it means nothing
         try:
-            if not line.queue and turns.setdefault(line, claim) is claim and engine.try_now(claim, self._timeout):
+            if not line.queue and take_turn(line, claim) is claim and engine.try_now(claim, self._timeout):
                 hold = Hold()
                 hold._claim = claim
             else:
@@ -258,8 +260,7 @@ class Lock(_BaseLock):
         if len(blocks) != 1:  # a body has released early, and another thread entered; or a forked child did
             self._leave_block(_this_thread)
             return
-        hold = blocks[0]
-        del blocks[0]
+        hold = blocks.pop()
         claim = hold._claim
         # None: the body released it. Not 1: an RLock has re-entered; or this is a forked child.
         if claim is None or claim.depth != 1:
@@ -272,7 +273,7 @@ class Lock(_BaseLock):
         line = claim.line
         try:
             line.let_go(claim)
-            if turns.get(line) is claim:
+            if turn_of(line) is claim:
                 del turns[line]
             else:  # it was lost
                 granted.pop(claim, None)
@@ -326,7 +327,7 @@ class AsyncLock(_BaseLock):
             if (
                 not line.remote
                 and not line.queue
-                and turns.setdefault(line, claim) is claim
+                and take_turn(line, claim) is claim
                 and line.engine.try_now(claim, limit)
             ):
                 return hold_on(AsyncHold, claim)

@@ -154,9 +154,7 @@ class RWLock(_BaseRWLock):
         limit = self._timeout if timeout is _UNSET else seconds(timeout)
         line = self._reading
         engine = line.engine
-        claim: Claim = engine.claim_type()
-        claim.line = line
-        claim.owner = me.token
+        claim: Claim = engine.claim(line, me.token, False)
         try:
             if not line.queue and turns.setdefault(line, claim) is claim and engine.try_now(claim, limit):
                 granted[claim] = None

@@ -13,6 +13,7 @@ from interlock._core.arbiter import Line, Place
 from interlock.engines.kernel import KernelEngine
 from interlock.engines.memory import MemoryEngine
 from interlock.testing.sim import Contender, Explorer, Script, Unrepeatable, World
+from interlock.testing.simposix import Ops
 from interlock.testing.simprocess import SimLine, patched
 
 from .planted import PLANTS
@@ -123,8 +124,8 @@ def test_patches_are_taken_back() -> None:
 # A new name here must be put into `simprocess` (or be constant, or used by one thread only), and then into this list.
 
 SHARED = {"courtesy", "queue"}
-KERNEL = {"choice", "ops", "_events", "_tickets", "_trusted", "_siblings", "traits"}
-CONSTANT = {"engine", "key", "resource", "opens", "__weakref__"}
+KERNEL = {"choice", "ops", "_events", "_tickets", "_trusted", "_siblings", "traits", "flock", "fstat", "close", "owned"}
+CONSTANT = {"claim_type", "engine", "key", "let_go", "remote", "resource", "secret", "opens", "__weakref__"}
 
 
 def test_all_fields_of_a_line_are_known() -> None:
@@ -146,5 +147,5 @@ def _is_container(value: object) -> bool:
 
 
 def test_all_fields_of_engines_are_known() -> None:
-    assert set(vars(KernelEngine(None, None))) == KERNEL  # type: ignore[arg-type]
+    assert set(vars(KernelEngine(Ops(), None))) == KERNEL
     assert set(vars(MemoryEngine())) == {"_grants", "_queues", "_tokens", "_others", "traits"}

@@ -42,18 +42,33 @@ if TYPE_CHECKING:
 NAP = 1.0
 """Seconds after which the first in line looks for itself; the others after five times that."""
 
-__all__ = ["Line", "Place", "abandon", "alive", "give_back", "granted", "line_for", "lines", "share", "turns"]
+__all__ = [
+    "Line",
+    "Place",
+    "abandon",
+    "alive",
+    "give_back",
+    "granted",
+    "line_for",
+    "lines",
+    "share",
+    "take_turn",
+    "turn_of",
+    "turns",
+]
 
 
 class Line:
     """One resource, as this process sees it. `key` is canonical, `resource` is what messages show."""
 
     __slots__ = (
-        "__weakref__", "courtesy", "engine", "key", "let_go", "opens", "queue", "remote", "resource", "secret",
+        "__weakref__", "claim_type", "courtesy", "engine", "key", "let_go", "opens", "queue", "remote", "resource",
+        "secret",
     )  # fmt: skip
 
     def __init__(self, engine: Engine, key: str, resource: str) -> None:
         self.engine = engine
+        self.claim_type = getattr(engine, "claim_type", None)  # where the uncontended path finds it fast
         self.key = key
         self.resource = resource
         self.queue: deque[Place] = deque()
@@ -79,6 +94,9 @@ def _nothing(claim: Claim) -> None:
 
 
 turns: dict[Line, Claim] = {}
+take_turn = turns.setdefault
+turn_of = turns.get
+"""Found at once: an attribute of an imported name is not (`turns.get`), and everybody's hot path needs both."""
 granted: dict[Claim, None] = {}
 """Claims that are held without a turn."""
 listener: Listener | None = None

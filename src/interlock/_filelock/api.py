@@ -113,9 +113,7 @@ class BaseFileLock(Kind, contextlib.ContextDecorator, metaclass=FileLockMeta):
     ) -> None:
         """An acquire that finds the lock free in most cases: the way that everybody takes, and `_rush_out` back."""
         engine = line.engine
-        claim = engine.claim_type()
-        claim.line = line
-        claim.owner = me.token
+        claim = engine.claim(line, me.token, False)
         try:
             if not line.queue and turns.setdefault(line, claim) is claim and engine.try_now(claim, True):
                 context.claim = claim

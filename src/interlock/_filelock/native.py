@@ -118,9 +118,7 @@ class EngineLock(BaseFileLock):
             if self._twin is not None or _is_marked(lock_path(self.lock_file, looks_first=False)):
                 return None
             line = self._find_line()
-        claim: Claim = line.engine.claim_type()
-        claim.line = line
-        claim.owner = me.token
+        claim: Claim = line.engine.claim(line, me.token, False)
         return claim
 
     def _grab(self, context: FileLockContext, claim: Claim) -> bool:

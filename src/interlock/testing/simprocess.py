@@ -291,7 +291,15 @@ def patched(patches: Iterable[Patch]) -> Iterator[None]:
 def _surroundings(memory: Memory, io: SimIO) -> Iterator[Patch]:
     turns = SimMap(memory, "turn")
     granted = SimSet(memory, "granted")
-    values = {"turns": turns, "granted": granted, "monotonic": io.now, "_jitter": lambda: 0.5, "running": lambda: io}
+    values = {
+        "turns": turns,
+        "take_turn": turns.setdefault,
+        "turn_of": turns.get,
+        "granted": granted,
+        "monotonic": io.now,
+        "_jitter": lambda: 0.5,
+        "running": lambda: io,
+    }
     for module in (*_PATCHED, *(module for name, module in sys.modules.items() if name in _LATE)):
         for name, value in values.items():
             if name in vars(module):
