@@ -53,7 +53,8 @@ class _BaseLock:
 
         `target` is the path of a lock file (made with its parent directories at the first acquire, never
         written, never deleted; a relative path is taken from the directory that is current now) or an URL:
-        `file:///directory#name`, `marker:///directory#name`, `memory://#name`.
+        `file:///directory#name`, `marker:///directory#name`, `memory://#name`, or of a lock server, as
+        `redis://host/0#name`: see the docs' page of each engine for its URLs, options and promises.
 
         `timeout` (seconds; `None`: for ever; 0: one attempt) is used where `acquire` is given none.
         `fair=True`: strictly in order of arrival, at the price of throughput; raises `UnsupportedError` where

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,6 +17,9 @@ from interlock.store import Store
 from ..support import need_module
 from .support import hashes, numbered
 from .test_mirror import DOCUMENTS, second, third
+
+if TYPE_CHECKING:
+    from ..servers import Redis
 
 need_module("click")
 
@@ -227,3 +230,19 @@ def test_a_bar_on_a_terminal(root: Path, tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "builds" in shown
     assert "100%" in shown
+
+
+def test_locks_on_a_server(root: Path, spec: Path, tmp_path: Path, redis_server: Redis) -> None:
+    """They save work there as they do on files; what is true is in the store. A server that is away is an error."""
+    url = f"{redis_server.url}?il_settle=0&il_namespace={tmp_path.name}#store/"
+    marker = tmp_path / "built"
+    script = f"echo x >> {marker}; sleep 0.3; cp {tmp_path}/a.tar.gz $INTERLOCK_ARCHIVE"
+    (tmp_path / "a.tar.gz").write_bytes(b"archive")
+    command = [sys.executable, "-m", "interlock", "store", "build", root, spec, "--lock", url, "--", "sh", "-c", script]
+    builders = [subprocess.Popen(list(map(str, command))) for _ in range(3)]
+    assert [builder.wait(60) for builder in builders] == [0, 0, 0]
+    assert marker.read_text() == "x\n"
+    assert call("verify", root, "--lock", url)
+    said = run("put", root, spec, tmp_path / "a.tar.gz", "--lock", "redis://u:sesame@127.0.0.1:1/0", status=3)[1]
+    assert "gives no answer" in said
+    assert "sesame" not in said
