@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -107,8 +109,8 @@ def interlock(*words: str) -> str:
 def rows(path: str) -> list[dict[str, str]]:
     """The table that `interlock who` prints."""
     head, *lines = interlock("who", path).splitlines()
-    names = head.split()
-    return [dict(zip(names, line.split(maxsplit=len(names) - 1), strict=True)) for line in lines]
+    names, found = head.split(), [line for line in lines if not line.startswith("(")]
+    return [dict(zip(names, line.split(maxsplit=len(names) - 1), strict=True)) for line in found]
 
 
 def told(path: str) -> dict[str, Any]:
@@ -321,3 +323,116 @@ def test_an_upgrade_in_memory_is_seen_to_wait() -> None:
     assert {party.mode for party in report.holders} == {"read", "update"}
     (waiter,) = report.waiters
     assert (waiter.mode, waiter.position, waiter.thread.split()[1]) == ("write", 1, "updater")
+
+
+# ---- markers and leases
+
+
+def test_the_owner_of_a_marker_is_named(peer: Callable[[], Peer], path: str) -> None:
+    owner = peer()
+    owner.ask("SoftFileLock", path)
+    report = inspect(path)
+    (holder,) = report.holders
+    assert (report.engine, holder.pid, holder.host) == ("marker", owner.pid, os.uname().nodename)
+    assert "import interlock" in holder.command
+    assert holder.user
+    assert holder.thread.endswith(f"(tid {owner.pid})")
+    assert holder.since_exact
+    assert abs((holder.since or 0) - time.time()) < 30
+    (row,) = rows(path)
+    assert (row["STATE"], row["PID"]) == ("holds", str(owner.pid))
+    assert told(path)["holders"][0]["pid"] == owner.pid
+    text, (lock,) = top(os.path.dirname(path))
+    assert (lock["engine"], lock["holders"][0]["pid"]) == ("marker", owner.pid)
+    assert os.path.basename(path) in text
+    owner.ask("release")
+    assert inspect(path).holders == ()
+    assert top(os.path.dirname(path))[1] == []
+
+
+def test_the_owner_of_a_marker_of_filelock_itself_is_named(path: str) -> None:
+    need_module("filelock")
+    code = "import filelock, sys\nwith filelock.SoftFileLock(sys.argv[1]): print(1, flush=True); sys.stdin.read()"
+    words = [sys.executable, "-c", code, path]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "1\n"
+        (row,) = rows(path)
+        assert (row["STATE"], row["PID"]) == ("holds", str(owner.pid))
+        assert top(os.path.dirname(path))[1][0]["holders"][0]["pid"] == owner.pid
+        owner.kill()
+        owner.communicate()
+    report = inspect(path)
+    assert [party.pid for party in report.holders] == [owner.pid], "it keeps others out until one of them looks"
+    assert report.hint == "that process has died"
+    assert "that process has died" in interlock("who", path)
+
+
+def test_a_file_that_is_no_marker_names_nobody(path: str) -> None:
+    for content in ("important\n", "4242\n", "x" * 5000):
+        with open(path, "w") as file:
+            file.write(content)
+        assert inspect(path).holders == ()
+        assert top(os.path.dirname(path))[1] == []
+
+
+def test_a_lock_of_the_kernel_beside_a_marker(peer: Callable[[], Peer], path: str) -> None:
+    """Those who wrote a marker and those who use flock(2) do not see each other: both are told."""
+    owner = peer()
+    owner.ask("SoftFileLock", path)
+    with open(path) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert {party.pid for party in inspect(path).holders} == {os.getpid(), owner.pid}
+
+
+def test_a_lease_and_who_waits_for_it(peer: Callable[[], Peer], path: str) -> None:
+    owner, first, second = peer(), peer(), peer()
+    owner.ask("lease", path, 30)
+    for number, waiter in enumerate((first, second), 1):
+        waiter.tell("lease", path, 30)
+        until_waits(path, number)
+    report = inspect(path)
+    assert report.engine == "marker lease"
+    (holder,) = report.holders
+    assert (holder.pid, holder.since_exact) == (owner.pid, True)
+    assert holder.user
+    assert "import interlock" in holder.command
+    assert [(party.pid, party.position) for party in report.waiters] == [(first.pid, None), (second.pid, None)]
+    for party in report.waiters:
+        assert party.waited is not None
+        assert 0 <= party.waited < 60
+        assert party.user
+        assert party.host
+        assert "import interlock" in party.command
+    table = [(row["STATE"], row["POS"], row["PID"]) for row in rows(path)]
+    assert table == [
+        ("holds", "-", str(owner.pid)), ("waits", "?", str(first.pid)), ("waits", "?", str(second.pid))
+    ]  # fmt: skip
+    text, (lock,) = top(os.path.dirname(path))
+    assert [party["pid"] for party in lock["waiters"]] == [first.pid, second.pid]
+    assert str(second.pid) in text
+    second.kill()
+    assert [party.pid for party in inspect(path).waiters] == [first.pid], "the dead do not wait"
+    owner.ask("release")
+    assert first.hear() == "done"
+    report = inspect(path)
+    assert ([party.pid for party in report.holders], report.waiters) == ([first.pid], ())
+    names = os.listdir(path + ".interlock")
+    assert not [name for name in names if name.startswith("waits-")], "the note of the dead was removed"
+
+
+def test_this_process_waits_for_a_lease_with_its_threads(path: str) -> None:
+    lock = Lock(path, primitive="marker")
+    hold = lock.acquire()
+    threads = [threading.Thread(target=lambda: lock.acquire().release(), name=f"wants-{n}") for n in range(2)]
+    for number, thread in enumerate(threads, 1):
+        thread.start()
+        until(lambda: len(inspect(path).waiters) == number, "it waits")  # noqa: B023
+    report = inspect(path)
+    hold.release()
+    for thread in threads:
+        thread.join()
+    (holder,) = report.holders
+    assert (holder.pid, holder.thread.split()[0]) == (os.getpid(), threading.current_thread().name)
+    assert sorted(party.thread.split()[0] for party in report.waiters) == ["wants-0", "wants-1"]
+    assert not [name for name in os.listdir(path + ".interlock") if name.startswith("waits-")]

@@ -290,4 +290,4 @@ def test_a_survey_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         (tmp_path / str(number)).touch()
     look = _top.Watch(os.path.realpath(tmp_path)).look()
     assert not look.searched
-    assert "not all leases are seen" in _top.text(look)
+    assert "not all leases and markers are seen" in _top.text(look)

@@ -59,6 +59,7 @@ def table(report: Report) -> str:
         for row in rows
     ]
     lines += [report.facts["cycle"]] if "cycle" in report.facts else []
+    lines += [f"({report.hint})"] if report.hint and report.engine != "kernel" else []
     return "\n".join(plain(line) for line in lines)
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from dataclasses import dataclass
 
 import click
 
-from .._errors import LockError
+from .._inspect import by_files
 from .._report import duration
-from .._target import resolve
 from ._common import complain
 from ._text import age, clock, plain
 
@@ -36,6 +36,7 @@ LOOK_SHARE = 0.1
 """Of one core, for looking: the table is read less often than asked where there are very many processes."""
 
 LEASE = ".interlock"
+MARKER = re.compile("lock|lck", re.IGNORECASE)
 NAMES = 3
 """Waiters named per lock."""
 
@@ -55,9 +56,9 @@ NAMES = 3
 def top(directory: str, once: bool, as_json: bool, interval: float) -> None:
     """Show who holds and who waits for the locks below DIRECTORY, again and again; "q" or Ctrl-C ends it.
 
-    Shown are the locks on files that flock(2) sees: interlock's, filelock's, flock(1)'s; and leases (marker://), of
-    which a new one may take some seconds to appear. Not shown are markers of SoftFileLock: that a file exists does not
-    tell that it is one. The most contended come first. ">" and "<" in front of a time: it is no longer than that. Where
+    Shown are the locks on files that flock(2) sees: interlock's, filelock's, flock(1)'s; leases (marker://), and the
+    markers of SoftFileLock in files whose names contain "lock" or "lck", of both of which a new one may take some
+    seconds to appear. The most contended come first. ">" and "<" in front of a time: it is no longer than that. Where
     the output is no terminal, the table is printed once.
 
     \b
@@ -93,7 +94,7 @@ class Look:
     complete: bool
     """Could the processes of all users be seen?"""
     searched: bool
-    """Were all names below the directory read in search of leases?"""
+    """Were all names below the directory read in search of leases and markers?"""
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -111,13 +112,14 @@ def all_users() -> bool:
 
 
 class Watch:
-    """Looks at the locks below a directory. Locks of the kernel need no look into it; what leases there are, and
-    where the locked files of other users lie, is found by a survey of its names from time to time."""
+    """Looks at the locks below a directory. Locks of the kernel need no look into it; what leases and markers there
+    are, and where the locked files of other users lie, is found by a survey of its names from time to time."""
 
     def __init__(self, root: str) -> None:
         self.root = root
         self._names: dict[int, str] = {}
-        self._leases: list[str] = []
+        self._files: list[str] = []
+        """Paths that have the log of a lease beside them, or may be markers."""
         self._searched = False
         self._next = 0.0
 
@@ -125,7 +127,7 @@ class Watch:
         """Costs milliseconds; now and then a second where there are very many files."""
         if time.monotonic() >= self._next:
             self._survey()
-        found = [*self._of_kernel(), *self._of_leases()]
+        found = [*self._of_kernel(), *self._of_files()]
         found.sort(key=lambda report: (-len(report.waiters), report.resource))
         return Look(self.root, time.time(), tuple(found), all_users(), self._searched)
 
@@ -138,28 +140,35 @@ class Watch:
 
     def _survey(self) -> None:
         began = time.monotonic()
-        self._names, self._leases, self._searched = {}, [], True
+        self._names, self._files, self._searched = {}, [], True
         want_names = not all_users()
         for number, entry in enumerate(_walk(self.root)):
             if number >= ENTRIES or time.monotonic() - began > SURVEY_SECONDS:
                 self._searched = False
                 break
             if entry.name.endswith(LEASE) and entry.is_dir(follow_symlinks=False):
-                self._leases.append(entry.path.removesuffix(LEASE))
-            elif want_names:
+                self._files.append(entry.path.removesuffix(LEASE))
+                continue
+            if MARKER.search(entry.name) and _small(entry):
+                self._files.append(entry.path)
+            if want_names:
                 self._names[entry.inode()] = entry.path
         now = time.monotonic()
         self._next = now + max(2.0, (now - began) / SURVEY_SHARE)
 
-    def _of_leases(self) -> Iterator[Report]:
-        for path in self._leases:
-            try:
-                line = resolve(path, primitive="marker", kind="")
-                report: Report = line.engine.inspect(line)
-            except (LockError, OSError, ValueError):
-                continue
-            if report.holders:
+    def _of_files(self) -> Iterator[Report]:
+        for path in dict.fromkeys(self._files):
+            report = by_files(path, path)
+            if report is not None:
                 yield report
+
+
+def _small(entry: os.DirEntry[str]) -> bool:
+    """May it be a marker?"""
+    try:
+        return entry.is_file(follow_symlinks=False) and 0 < entry.stat(follow_symlinks=False).st_size <= 1024
+    except OSError:
+        return False
 
 
 def _walk(root: str) -> Iterator[os.DirEntry[str]]:
@@ -213,7 +222,7 @@ def notes(look: Look) -> str:
     if not look.complete:
         told.append("other users' processes are seen in part")
     if not look.searched:
-        told.append("too many files: not all leases are seen")
+        told.append("too many files: not all leases and markers are seen")
     return "; ".join(told)
 
 

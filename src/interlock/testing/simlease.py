@@ -319,6 +319,12 @@ class SimLeaseOps(LeaseOps):
     def safe(self, directory: str) -> None:
         """It is."""
 
+    def note(self, claim: LeaseClaim, directory: str) -> None:
+        """What is for people decides nothing."""
+
+    def take_note_away(self, claim: LeaseClaim) -> None:
+        pass
+
     def mutex(self) -> Any:
         return nullcontext()
 

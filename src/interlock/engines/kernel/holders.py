@@ -30,8 +30,10 @@ from ..._errors import UnsafePathError
 from ..._parties import own
 from ..._report import Party, Report
 from . import cycles, proc, tickets
-from .readwrite import READERS, UPDATER, UPDATERS
-from .slots import MOST, NUMBERS, SLOTS
+
+if sys.platform != "win32":
+    from .readwrite import READERS, UPDATER, UPDATERS
+    from .slots import MOST, NUMBERS, SLOTS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,13 +42,13 @@ if TYPE_CHECKING:
     from ..._core.arbiter import Line
     from ..._model import Claim, Traits
 
-    Kept = tuple[tuple["Entry", ...], ...] | None
-    """The locks that each of a process's descriptors keeps; None: they are another user's, and not shown."""
-
 assert sys.platform != "win32"
 
 if TYPE_CHECKING:
     from .proc import Entry
+
+    Kept = tuple[tuple[Entry, ...], ...] | None
+    """The locks that each of a process's descriptors keeps; None: they are another user's, and not shown."""
 
 _MARKS = ((UPDATERS, "update"), (READERS, "read"))
 """Where waiting updaters and readers of a read-write lock have their marks: + the time of arrival."""
@@ -246,12 +248,15 @@ def _numbered(waiters: Iterable[Party]) -> list[Party]:
 
 def claims(key: str) -> list[Claim]:
     """This process's claims on a lock file: holders, who has the turn to contend, and the queue behind it."""
-    found = [claim for line, claim in list(turns.items()) if line.key == key]
-    found += [claim for claim in list(getattr(arbiter, "granted", ())) if claim.line.key == key]
+    found = [claim for claim in (*turns.values(), *arbiter.granted) if _is_of(claim.line, key)]
     for line in arbiter.lines():
-        if line.key == key:
+        if _is_of(line, key):
             found += [place.claim for place in tuple(line.queue)]
     return found
+
+
+def _is_of(line: Line, key: str) -> bool:
+    return line.key == key and line.engine.traits.name == "kernel"  # not a lease on the same path
 
 
 def _own(mine: list[Claim]) -> tuple[list[Party], list[Party]]:

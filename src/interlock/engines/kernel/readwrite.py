@@ -45,12 +45,12 @@ from time import monotonic
 from ..._errors import LostError, NotHeldError
 from .. import kernel
 from . import tickets
-from .slots import READ_WRITE
 from .tickets import _GETLK, _NONE, _READ, _SETLK, _WRITE, BASE
 
 if sys.platform != "win32":
     from .ops import EXCLUSIVE, READ_ONLY, SHARED, UNLOCK
     from .ranges import RangedClaim, RangedEngine, pack
+    from .slots import READ_WRITE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

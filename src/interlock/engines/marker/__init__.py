@@ -458,12 +458,17 @@ class MarkerEngine:
         return Report(line.resource, "marker", holders=(holder,) if holder else (), enforced=True, hint=hint)
 
     def blame(self, line: Line) -> tuple[Party | None, str]:
-        from ..._report import Party
+        from .people import holder_of_marker
 
-        what, owner = records.parse(self.read(line.key) or b"")
+        data = self.read(line.key)
+        what, owner = records.parse(data or b"")
         if owner is None:
             return None, "" if what == "empty" else f"the marker is {what}"
-        return Party(owner.pid, host=owner.hostname), ""
+        try:
+            since = self.ops.lstat(line.key).st_mtime
+        except OSError:  # it went meanwhile
+            return None, ""
+        return holder_of_marker((owner.pid, owner.hostname, owner.start), since, owner.mode != "lease")
 
 
 class _Unwritable(PermissionError):

@@ -82,6 +82,8 @@ class LeaseClaim(Claim):
     wd = 0
     echo = 0
     mutex: Any = None  # from the first attempt on
+    note = ""  # the file that says that it waits
+    noted = 0.0  # when that was made or touched
 
 
 class LeaseEngine:
@@ -248,7 +250,7 @@ class LeaseEngine:
 
     def disown(self, claim: LeaseClaim) -> None:
         claim.parker = claim.instance = None
-        claim.private = ""
+        claim.private = claim.note = ""
         self.ops.close(claim)
 
     # ---- waiting
@@ -261,6 +263,7 @@ class LeaseEngine:
             return
         if claim.instance is not None:
             claim.instance.drain()
+        self.ops.note(claim, self.log(claim.line.key).directory)
         due = claim.due - self.ops.clock()  # two clocks, that differ by suspensions
         if await io.park(parker, min(until, io.now() + max(min(due, self._nap(claim)), 0.0))):
             claim.echo = 0
@@ -299,6 +302,7 @@ class LeaseEngine:
 
     def _stop_waiting(self, claim: LeaseClaim) -> None:
         self._unwatch(claim)
+        self.ops.take_note_away(claim)
         claim.parker = None
 
     # ---- for people
@@ -306,14 +310,18 @@ class LeaseEngine:
     def inspect(self, line: Line) -> Report:
         from ..._fs.choice import choose
         from ..._report import Report
+        from .people import waiters_of_lease
 
         holder, hint = self.blame(line)
-        facts = {"log": self.log(line.key).directory}
-        report = Report(line.resource, "marker lease", (holder,) if holder else (), (), True, hint=hint, facts=facts)
+        directory = self.log(line.key).directory
+        waiters = waiters_of_lease(line, self.ops, directory)
+        facts = {"log": directory}
+        holders = (holder,) if holder else ()
+        report = Report(line.resource, "marker lease", holders, waiters, True, hint=hint, facts=facts)
         return choose(dirname(line.key), "marker").stamp(report)
 
     def blame(self, line: Line) -> tuple[Party | None, str]:
-        from ..._report import Party
+        from .people import holder_of_lease
 
         try:
             now = self.log(line.key).newest()
@@ -327,7 +335,7 @@ class LeaseEngine:
             return None, hint + ", of nobody: a log that was here was removed, so one ttl must pass"
         if self.ops.dead(its):
             hint += "; that process has died"
-        return Party(its.pid, its.command, host=its.host, since=now.record.since, since_exact=True), hint
+        return holder_of_lease(line, now.record), hint
 
     # ---- breaking: what `interlock._model.Breakable` asks for
 

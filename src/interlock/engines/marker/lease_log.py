@@ -264,6 +264,7 @@ class Log:
             old = private[1] if private else name if _GENERATION.fullmatch(name) else number
             if int(old) < number - KEEP:
                 self.ops.unlink(join(self.directory, name))
+        self.ops.sweep_notes(self.directory, self._listed)
 
     def taken(self, claim: LeaseClaim) -> str:
         """Why our generation does not count any more, or ""."""

@@ -17,7 +17,7 @@ import time
 from ..._errors import UnsafePathError
 from ..._wait.keeping import keeping, now
 from . import identity
-from .lease_records import GIVEN_UP, MAX_SIZE, RELEASED, Party, tail
+from .lease_records import GIVEN_UP, MAX_SIZE, NEW, NOTHING, RELEASED, Party, Record, encode, tail
 from .ops import CREATE, PIN, READ, kind
 
 TYPE_CHECKING = False
@@ -36,6 +36,8 @@ _NO_LINKS = {
     524,
 }  # fmt: skip
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY)
+_TOUCH = 15.0
+"""Seconds between two touches of a note."""
 
 
 class NoLinks(Exception):
@@ -242,6 +244,41 @@ class LeaseOps:
             above = os.stat(os.path.dirname(directory))
             if above.st_mode & stat.S_ISVTX and found.st_uid not in (os.geteuid(), above.st_uid):
                 raise UnsafePathError(f"{directory} belongs to user {found.st_uid}, who could replace it")
+
+    # ---- for people: who waits
+
+    def note(self, claim: LeaseClaim, directory: str) -> None:
+        """Let others see that this claim waits; see `people`. Trouble is ignored."""
+        if claim.note and self.clock() < claim.noted + _TOUCH:
+            return
+        claim.noted = self.clock()
+        try:
+            if claim.note:
+                os.utime(claim.note)
+                return
+            nonce = self.nonce()
+            claim.note = os.path.join(directory, f"waits-{nonce}")
+            record = Record(0, nonce, NOTHING, claim.ttl, self.me(), self.wall())
+            fd = os.open(claim.note, CREATE, 0o644)
+            try:
+                self.write(fd, encode(record) + tail(NEW, 0), settle=False)
+            finally:
+                os.close(fd)
+        except OSError:
+            pass
+
+    def take_note_away(self, claim: LeaseClaim) -> None:
+        note, claim.note = claim.note, ""
+        if note:
+            self.unlink(note)
+
+    def sweep_notes(self, directory: str, names: list[str]) -> None:
+        """Remove those of the dead. `names`: what was in the directory."""
+        if any(name.startswith("waits-") for name in names):
+            from .people import old_notes
+
+            for path in old_notes(self, directory, names):
+                self.unlink(path)
 
     # ---- this process
 
