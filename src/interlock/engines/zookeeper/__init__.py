@@ -1,11 +1,12 @@
 """Locks on an ensemble of ZooKeeper: `zookeeper://host:2181,host:2181/chroot#name`.
 
 `core` enters, leaves and waits in the queue of a lock; `entries` says who in it holds; `session` knows how long that
-may be believed; `sharing` adds read-write locks and semaphores. """
+may be believed; `ensemble` keeps one for each URL; `sharing` adds read-write locks and semaphores. """
 
 from __future__ import annotations
 
-from .core import Base, Ensemble
+from .core import Base
+from .ensemble import Ensemble
 from .server import Server
 
 TYPE_CHECKING = False

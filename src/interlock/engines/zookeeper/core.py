@@ -16,16 +16,14 @@ answered is done again when the connection is back, if the session lives; if not
 from __future__ import annotations
 
 import os
-from _thread import allocate_lock
 from time import monotonic
 
 from ..._address import name_of
-from ..._core import fork
 from ..._errors import EngineError, ProtocolError
 from ..._model import Traits
 from ..._report import Party, Report
 from ..remote import RemoteEngine
-from .entries import LAYOUT, LETTERS, Entry, Queue, ZooKeeperClaim, encoded, key_path, party, record
+from .entries import LETTERS, Entry, Queue, ZooKeeperClaim, encoded, key_path, party, record
 from .session import PATIENCE, Disconnected, Session, SessionOver
 
 TYPE_CHECKING = False
@@ -34,85 +32,16 @@ if TYPE_CHECKING:
 
     from ..._core.arbiter import Line
     from ..._model import IO
-    from .server import Kazoo, Server
+    from .ensemble import Ensemble
+    from .server import Kazoo
 
-__all__ = ["Base", "Ensemble"]
+__all__ = ["Base"]
 
-_EPHEMERAL, _SEQUENTIAL, _CONTAINER = 1, 2, 4
+_EPHEMERAL, _SEQUENTIAL = 1, 2
 NAP = 5.0
 """Seconds after which a waiter looks although nothing was told."""
 _SHORTEST = 1.0
 """Seconds that a request may take at least, whatever the caller's timeout."""
-
-
-class Ensemble:
-    """The servers of one URL, and this process's session with them. All engines of the URL share it."""
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self._session: Session | None = None
-        self._opening = allocate_lock()
-        self._containers = True
-        fork.in_child(self._forget)
-
-    def session(self, until: float) -> Session:
-        """A living one. `until`: monotonic. Raises `EngineError` if no server answers in time."""
-        session = self._session
-        if session is not None and not session.dead:
-            return session
-        if not self._opening.acquire(timeout=max(until - monotonic(), 0.0) + PATIENCE):
-            raise EngineError(f"{self.server.public}: another thread is still trying to connect to zookeeper")
-        try:
-            session = self._session
-            if session is None or session.dead:
-                session = Session(self.server)
-                session.open(max(until - monotonic(), 0.0))
-                self._session = session
-            return session
-        finally:
-            self._opening.release()
-
-    def close(self) -> None:
-        """End the session, unless it is in use."""
-        session = self._session
-        if session is not None and not session.claims:
-            self._session = None
-            session.close(PATIENCE)
-
-    def _forget(self) -> None:
-        session, self._session = self._session, None
-        self._opening = allocate_lock()
-        if session is not None:
-            session.disown()
-
-    # ---- parents
-
-    def container(self, path: str, data: bytes = b"") -> Any:
-        """The request that makes a container node."""
-        if self._containers:
-            return self.server.kazoo.CreateContainer(path, data, self.server.acl, _CONTAINER)
-        return self.server.kazoo.Create2(path, data, self.server.acl, 0)
-
-    def make_parents(self, session: Session, path: str) -> None:
-        """All nodes above this one."""
-        kazoo = self.server.kazoo
-        nodes = path.lstrip("/").split("/")[:-1]
-        ours = len(nodes) - len(LAYOUT.split("/"))
-        paths = ["/" + "/".join(nodes[: number + 1]) for number in range(len(nodes))]
-        requests = [
-            self.server.kazoo.Create2(each, b"", self.server.acl, 0) if number < ours else self.container(each)
-            for number, each in enumerate(paths)
-        ]
-        for each, answer in zip(paths, session.ask(*requests), strict=True):
-            if isinstance(answer, kazoo.UnimplementedError):
-                self._containers = False
-                return self.make_parents(session, path)
-            if isinstance(answer, Exception) and not isinstance(answer, kazoo.NodeExistsError):
-                raise self.failed(f"{each} cannot be created", answer)
-        return None
-
-    def failed(self, what: str, error: Exception) -> EngineError:
-        return EngineError(f"{self.server.public}: {what}: {_name(error)}")
 
 
 class Base(RemoteEngine):
@@ -501,8 +430,3 @@ def _of(guid: str, children: Any) -> list[str]:
     if isinstance(children, Exception):
         return []
     return sorted((name for name in children if guid in name), key=lambda name: name.startswith("as-"))
-
-
-def _name(error: Exception) -> str:
-    text = str(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

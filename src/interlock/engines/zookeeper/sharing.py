@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..._model import IO, Mode
-    from .core import Ensemble
+    from .ensemble import Ensemble
 
 __all__ = ["Modes", "Permits"]
 
