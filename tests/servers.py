@@ -260,6 +260,20 @@ class Postgres(Server):
                 return os.path.join(directory, name)
         return need(name)
 
+    def _processes(self) -> list[int]:
+        """The postmaster, and those that talk with clients."""
+        with open(f"/proc/{self.pid}/task/{self.pid}/children") as file:
+            return [self.pid, *map(int, file.read().split())]
+
+    def suspend(self) -> None:
+        for pid in self._processes():
+            os.kill(pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        for pid in self._processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
     def prepare(self) -> None:
         command = [self.program("initdb"), "-D", self.data, "-A", "trust", "-U", "postgres", "--no-sync"]
         made = subprocess.run(

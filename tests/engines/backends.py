@@ -98,11 +98,15 @@ class PostgresBackend(Backend):
     scheme = "postgresql"
     path = "/postgres"
     user = "postgres"
-    most_connections = 4
-    notices = 5.0
+    most_connections = 10
+    notices = 2.0
 
     def make(self) -> Server:
         return Postgres()
+
+    def target(self, name: str, port: int = 0, credentials: str = "") -> str:
+        """A session that is not answered for two seconds counts as ended."""
+        return f"{self.url(port, credentials)}?il_ttl=2#{quote(name, safe='')}"
 
     def residue(self) -> set[str]:
         import psycopg
@@ -114,7 +118,7 @@ class PostgresBackend(Backend):
         return {" ".join(map(str, row)) for row in rows}
 
     def elsewhere(self, name: str) -> str | None:
-        return self.target(name).replace("/postgres#", "/template1#")
+        return self.target(name).replace("/postgres?", "/template1?")
 
 
 class EtcdBackend(Backend):

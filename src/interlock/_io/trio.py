@@ -73,7 +73,10 @@ async def _read(source: Source) -> None:
 
 async def _read_for_now(source: Source, scope: trio.CancelScope) -> None:
     with scope:
-        await _read(source)
+        try:
+            await _read(source)
+        except (OSError, trio.ClosedResourceError):
+            source.drain()  # it was closed in between: the one who waits finds that out. Raised here, it ends the run
 
 
 _read_here: trio.lowlevel.RunVar[set[int]] = trio.lowlevel.RunVar("interlock_sources")

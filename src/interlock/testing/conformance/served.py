@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
-from ... import inspect
+from ... import EngineError, inspect
 from ..._target import resolve
 from ..proxy import Proxy
 from .crew import WORLDS, Crew, Member, acquire, try_acquire
@@ -147,7 +147,10 @@ class ServedSuite(ABC):
         self.until(lambda: len(self.report(served, target).waiters) >= number, f"a queue of {number} for {target}")
 
     def report(self, served: Served, target: str) -> Any:
-        return inspect(target)
+        try:
+            return inspect(target)
+        except EngineError:  # this process, too, had a connection to a server that was restarted
+            return inspect(target)
 
     def free(self, served: Served, member: Member, target: str, within: float | None = None) -> None:
         """Somebody gets it, in time, and lets go of it."""
