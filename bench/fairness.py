@@ -12,6 +12,8 @@ machine may stop a process in between. So two that ask within `CLOSE` of each ot
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import mmap
 import os
 import random
@@ -84,6 +86,7 @@ def contest(
 ) -> tuple[list[Record], int]:
     """The records of a contest, and how many waiters were killed in it."""
     chance = random.Random(1)
+    _load(path + ".other")
     with mmap.mmap(-1, 8 * contenders) as memory, open(path + ".records", "ab+", buffering=0) as out:
         board = memoryview(memory).cast("q")
         start = clock() + 200_000_000
@@ -110,6 +113,17 @@ def contest(
         found = [Record(*record) for record in _RECORD.iter_unpack(out.read())]
     begin = start + int(seconds * 1e8)
     return sorted((record for record in found if record.asked > begin), key=lambda record: record.got), kills
+
+
+def _load(path: str) -> None:
+    """A first wait loads modules, between the asking and the ticket: the forked contenders have them."""
+    from interlock import Lock, Timeout
+
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with contextlib.suppress(Timeout):
+        Lock(path, fair=True).acquire(timeout=0.001)
+    os.close(descriptor)
 
 
 def _fork(path: str, hold: float, fair: bool, board: memoryview, place: int, out: int, end: int) -> int:

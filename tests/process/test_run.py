@@ -481,14 +481,15 @@ def test_a_command_that_survives_a_signal_decides_the_status(start: Callable[...
 @linux
 def test_what_the_command_sends_to_its_own_group_is_not_sent_back(start: Callable[..., Process], path: str) -> None:
     code = """
-import os, signal
+import os, signal, time
 first = signal.SIGRTMIN + 1  # real-time signals are queued: two are two
 signal.pthread_sigmask(signal.SIG_BLOCK, {first, first + 1})
 os.write(1, b"%d\\n" % (first + 1))
 os.kill(0, first)
 if not os.fork():
     os.kill(0, first)
-    signal.pause()  # a sender that is gone cannot be told from a stranger
+    while True:
+        time.sleep(60)  # a sender that is gone cannot be told from a stranger
 while True:
     os.write(1, b"%d\\n" % (signal.sigwaitinfo({first, first + 1}).si_signo - first))
 """

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 assert sys.platform == "linux"
 
-TICKET = 1 << 62  # where the library's byte-range locks begin
+TICKET = 1 << 62  # where the library's tickets begin
+SIGNED = TICKET + (1 << 61)  # and where those of fair locks are signed
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
@@ -267,7 +268,7 @@ def lockers(path: str) -> list[int]:
 
 def tickets(path: str) -> int:
     """How many waiters stand in the queue of this file."""
-    return sum(fields[0] == "OFDLCK" and int(fields[-2]) >= TICKET for fields in _locks(path))
+    return sum(fields[0] == "OFDLCK" and TICKET <= int(fields[-2]) < SIGNED for fields in _locks(path))
 
 
 def queues(pid: int, path: str) -> bool:
@@ -377,7 +378,7 @@ class Verbs:
             os.close(0)
             _acquired(interlock.Lock(path, **(options or {})).acquire(60))
             while True:
-                signal.pause()
+                time.sleep(60)
         finally:
             os._exit(9)
 
@@ -394,7 +395,7 @@ class Verbs:
         pid = os.fork()
         if not pid:
             while True:
-                signal.pause()
+                time.sleep(60)
         _children.append(pid)
         _say(event="forked", child=pid)
 

@@ -42,7 +42,7 @@ from time import monotonic, monotonic_ns
 from ..._core import arbiter
 from ..._errors import DeadlockError, UnsupportedError
 from ..._model import Claim, Traits
-from . import tickets
+from . import patience, tickets
 
 if sys.platform == "win32":
     from .windows import BRIEF, EXCLUSIVE, OPENING, UNLOCK
@@ -97,7 +97,8 @@ _COURTESY = 0.0005
 Eventual fairness, with the interval that WebKit's and parking_lot's locks use."""
 
 PATIENCE = 0.01
-"""FIFO: how long the second in line lets the first have the free lock before it passes it by."""
+"""FIFO: how long the second in line lets the first have the free lock before it looks whether that may be passed by:
+see `patience`."""
 
 
 class KernelClaim(Claim):
@@ -324,8 +325,8 @@ class KernelEngine:
             return _jitter() * min(BLIND_NAP, 0.001 * (1 << min(claim.echo, 10)))
         if claim.first and claim.echo < len(_ECHOES):
             return _ECHOES[claim.echo]
-        if claim.front and claim.fair and not claim.echo:
-            return PATIENCE
+        if claim.front and claim.fair and not claim.first and claim.echo < patience.STEPS:
+            return PATIENCE * (1 << claim.echo)
         # A hundred waiters that wake every second use 4 % of a core.
         slept = claim.echo - (len(_ECHOES) if claim.first else 0)
         return NAP * (1 << min(max(slept, 0), 2)) * (0.75 + _jitter() / 2)
@@ -483,6 +484,8 @@ class KernelEngine:
         if self._tickets:
             claim.wd = instance.watch(fd, instance.REPLACED, claim, parker.unpark)
             claim.ticket = tickets.enter(self.ops, fd)
+            if claim.fair:
+                patience.sign(self.ops, fd, claim.ticket)
         else:  # no queue: everybody is in front
             claim.front = claim.first = True
             claim.wd = instance.watch(fd, instance.REPLACED | instance.CLOSED, claim, parker.unpark)
@@ -501,6 +504,8 @@ class KernelEngine:
         if instance is None:
             return True
         overdue, claim.overdue = claim.overdue, False
+        if overdue and claim.fair:
+            overdue = patience.may_pass(self.ops, claim)
         if not claim.front:
             older = tickets.rank(self.ops, fd, claim.ticket, tickets.FRONT)
             if older == tickets.FRONT:

@@ -29,7 +29,7 @@ from ..._core.arbiter import turns
 from ..._errors import UnsafePathError
 from ..._parties import own
 from ..._report import Party, Report
-from . import cycles, proc, tickets
+from . import cycles, patience, proc, tickets
 
 if sys.platform != "win32":
     from .readwrite import READERS, UPDATER, UPDATERS
@@ -206,7 +206,7 @@ def _taken(table: list[Entry]) -> float | None:
 
 def arrival(entry: Entry) -> tuple[int, str] | None:
     """Of a waiter's ticket or mark: since when (CLOCK_BOOTTIME, nanoseconds), and the mode."""
-    if entry.kind != "OFDLCK":
+    if entry.kind != "OFDLCK" or entry.start >= patience.SIGNED:
         return None
     for base, mode in ((tickets.BASE, "write"), *_MARKS):
         if base <= entry.start < base * 2:

@@ -76,6 +76,16 @@ class Ops:
         except OSError:
             return False
 
+    getpid: Callable[[], int] = staticmethod(os.getpid)
+
+    def stopped(self, pid: int | None) -> bool:
+        """Is this process stopped, or dead? Not if nothing is known of it."""
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                return file.read().rpartition(b") ")[2][:1] in (b"T", b"t", b"Z", b"X")
+        except OSError:
+            return False
+
     def touch(self, fd: int) -> None:
         """Raise IN_ATTRIB for those who watch this file. Harmless where it is not allowed."""
         try:

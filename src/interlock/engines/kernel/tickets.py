@@ -20,8 +20,8 @@ a waiter that dies leaves nothing behind. Nothing is written to the file.
   wrong or late and only order or speed suffer. So stopped waiters, foreign byte-range locks, clocks of another
   time namespace and lost wake-ups are all answered by one rule: whoever napped its full nap tries, whatever its rank.
 
-FIFO (`fair=True`) is the same queue in which only the oldest ticket tries, and the next ones after PATIENCE,
-in which a stopped waiter at the head is passed by.
+FIFO (`fair=True`) is the same queue in which only the oldest ticket tries. A stopped waiter at the head is passed by:
+see `patience`.
 """
 
 from __future__ import annotations
