@@ -116,7 +116,7 @@ def contest(
 
 
 def _load(path: str) -> None:
-    """A first wait loads modules, between the asking and the ticket: the forked contenders have them."""
+    """Wait once. A process's first wait loads modules between the asking and the ticket: that is not what is timed."""
     from interlock import Lock, Timeout
 
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
@@ -133,6 +133,7 @@ def _fork(path: str, hold: float, fair: bool, board: memoryview, place: int, out
     try:
         from interlock import Lock
 
+        _load(f"{path}.other{place}")
         lock = Lock(path, fair=fair)
         while clock() < end:
             board[place] = _WAITING
