@@ -94,3 +94,35 @@ class TestAsyncioSemaphore(Kernel, conformance.AsyncioSemaphoreSuite):
 
 class TestTrioSemaphore(Kernel, conformance.TrioSemaphoreSuite):
     pass
+
+
+class TestBlockingRWLockProcess(Kernel, conformance.BlockingRWLockProcessSuite):
+    pass
+
+
+class TestAsyncioRWLockProcess(Kernel, conformance.AsyncioRWLockProcessSuite):
+    pass
+
+
+class TestTrioRWLockProcess(Kernel, conformance.TrioRWLockProcessSuite):
+    pass
+
+
+class TestRWLockMixed(Kernel, conformance.RWLockMixedSuite):
+    pass
+
+
+class TestBlockingSemaphoreProcess(Kernel, conformance.BlockingSemaphoreProcessSuite):
+    pass
+
+
+class TestAsyncioSemaphoreProcess(Kernel, conformance.AsyncioSemaphoreProcessSuite):
+    pass
+
+
+class TestTrioSemaphoreProcess(Kernel, conformance.TrioSemaphoreProcessSuite):
+    pass
+
+
+class TestSemaphoreMixed(Kernel, conformance.SemaphoreMixedSuite):
+    pass

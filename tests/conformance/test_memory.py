@@ -70,3 +70,11 @@ class TestAsyncioSemaphore(Memory, conformance.AsyncioSemaphoreSuite):
 
 class TestTrioSemaphore(Memory, conformance.TrioSemaphoreSuite):
     pass
+
+
+class TestRWLockMixed(Memory, conformance.RWLockMixedSuite):
+    pass
+
+
+class TestSemaphoreMixed(Memory, conformance.SemaphoreMixedSuite):
+    pass

@@ -56,6 +56,18 @@ from .sharing import (
     TrioRWLockSuite,
     TrioSemaphoreSuite,
 )
+from .sharing_far import (
+    AsyncioRWLockProcessSuite,
+    AsyncioSemaphoreProcessSuite,
+    BlockingRWLockProcessSuite,
+    BlockingSemaphoreProcessSuite,
+    RWLockMixedSuite,
+    RWLockProcessSuite,
+    SemaphoreMixedSuite,
+    SemaphoreProcessSuite,
+    TrioRWLockProcessSuite,
+    TrioSemaphoreProcessSuite,
+)
 from .tasks import AsyncioLockSuite, BlockingLockSuite, TaskLockSuite, TrioLockSuite
 from .verbs import AsyncioEngineSuite, BlockingEngineSuite, EngineSuite, TrioEngineSuite
 
@@ -69,20 +81,28 @@ __all__ = [
     "AsyncioEngineSuite",
     "AsyncioLockSuite",
     "AsyncioProcessSuite",
+    "AsyncioRWLockProcessSuite",
     "AsyncioRWLockSuite",
+    "AsyncioSemaphoreProcessSuite",
     "AsyncioSemaphoreSuite",
     "BlockingEngineSuite",
     "BlockingLockSuite",
     "BlockingProcessSuite",
+    "BlockingRWLockProcessSuite",
     "BlockingRWLockSuite",
+    "BlockingSemaphoreProcessSuite",
     "BlockingSemaphoreSuite",
     "EngineSuite",
     "LockSuite",
     "MixedSuite",
     "Peer",
     "ProcessSuite",
+    "RWLockMixedSuite",
+    "RWLockProcessSuite",
     "RWLockSuite",
     "Referee",
+    "SemaphoreMixedSuite",
+    "SemaphoreProcessSuite",
     "SemaphoreSuite",
     "Served",
     "ServerSuite",
@@ -91,7 +111,9 @@ __all__ = [
     "TrioEngineSuite",
     "TrioLockSuite",
     "TrioProcessSuite",
+    "TrioRWLockProcessSuite",
     "TrioRWLockSuite",
+    "TrioSemaphoreProcessSuite",
     "TrioSemaphoreSuite",
     "idle",
     "missing",
@@ -112,7 +134,12 @@ def required(traits: Traits, *, reachable: bool = True) -> set[tuple[str, str, s
         if traits.excludes != "threads":
             suites.append("process")
         suites += traits.abilities
-    mixed = {(traits.name, "mixed", "mixed")} if reachable else set()
+        if traits.excludes == "processes":  # servers, which hosts share, have a suite of their own
+            suites += [f"{ability} process" for ability in traits.abilities]
+    kinds = ["mixed"] if reachable else []
+    if reachable and traits.excludes != "hosts":
+        kinds += [f"{ability} mixed" for ability in traits.abilities]
+    mixed = {(traits.name, kind, "mixed") for kind in kinds}
     served = {(traits.name, "server", "all")} if reachable and traits.restart else set()
     return {(traits.name, suite, io) for suite in suites for io in IOS} | mixed | served
 
