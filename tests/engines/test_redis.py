@@ -72,6 +72,12 @@ def test_a_flushed_script_is_sent_again(url: str, client: Any) -> None:
         hold.renew()
         assert lock.try_acquire() is None
         client.script_flush()
+        engine: Any = resolve(url).engine
+        claim: Any = hold._claim
+        before = claim.deadline
+        assert engine.renew_all([claim]) == {claim: ""}
+        assert claim.deadline > before
+        client.script_flush()
     with lock:
         pass
 

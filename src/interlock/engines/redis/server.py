@@ -235,9 +235,11 @@ class Server:
         line = pool.take()
         try:
             connection = line.connection or self._open(line)
-            answers = _exchange(connection, [(b"SCRIPT", b"LOAD", script.SOURCE)] + [
-                (b"EVALSHA", script.SHA, b"2", *keys, *args) for keys, args in calls
-            ])  # fmt: skip
+            commands = [(b"EVALSHA", script.SHA, b"2", *keys, *args) for keys, args in calls]
+            answers = _exchange(connection, commands)
+            if any(isinstance(answer, errors.NoScriptError) for answer in answers):
+                commands[0] = (b"EVAL", script.SOURCE, *commands[0][2:])
+                answers = _exchange(connection, commands)
         except _TROUBLE as error:
             line.close()
             raise self._unreachable(error) from None
@@ -246,7 +248,7 @@ class Server:
             raise
         finally:
             pool.free.append(line)
-        return answers[1:]
+        return answers
 
     def _call_on(
         self, node: Node, keys: tuple[bytes, bytes], args: tuple[bytes, ...], settled: bool, replicas: int, asking: bool
