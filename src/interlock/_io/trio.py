@@ -71,12 +71,13 @@ async def _read(source: Source) -> None:
         source.drain()
 
 
-async def _read_for_now(source: Source, scope: trio.CancelScope) -> None:
+async def _read_once(source: Source, scope: trio.CancelScope) -> None:
     with scope:
         try:
-            await _read(source)
+            await trio.lowlevel.wait_readable(source.fileno())
         except (OSError, trio.ClosedResourceError):
-            source.drain()  # it was closed in between: the one who waits finds that out. Raised here, it ends the run
+            pass  # it was closed in between: the one who waits finds that out. Raised here, it ends the run
+        source.drain()
 
 
 _read_here: trio.lowlevel.RunVar[set[int]] = trio.lowlevel.RunVar("interlock_sources")
@@ -143,7 +144,7 @@ class TrioIO:
             return await parker.sleep(until)
         if getattr(source, "passing", False):
             scope = trio.CancelScope()
-            trio.lowlevel.spawn_system_task(_read_for_now, source, scope)
+            trio.lowlevel.spawn_system_task(_read_once, source, scope)
             try:
                 return await parker.sleep(until)
             finally:

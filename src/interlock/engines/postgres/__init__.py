@@ -1,7 +1,7 @@
 """Locks on PostgreSQL: advisory locks, kept by the server as long as the session that took them lives.
 
 `engine` has how it works, `modes` and `permits` the same of read-write locks and semaphores, `pool` which connections
-there are, `session` how long a hold may be believed.
+there are, `session` how long a hold may be believed, `own` locks on a connection of the caller's.
 """
 
 from __future__ import annotations
@@ -15,8 +15,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..._address import Address
     from .engine import LockEngine
+    from .own import on, on_async
 
-__all__ = ["OPTIONS", "open_engine"]
+__all__ = ["OPTIONS", "on", "on_async", "open_engine"]
+
+
+def __getattr__(name: str) -> object:
+    """`on` and `on_async` need psycopg, which is loaded when they are."""
+    if name in ("on", "on_async"):
+        from . import own
+
+        return getattr(own, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def open_engine(address: Address, ttl: float | None) -> LockEngine:

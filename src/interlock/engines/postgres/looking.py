@@ -31,18 +31,26 @@ _SQL = (
 
 def rows(pool: Pool, first: int, last: int) -> list[list[str]]:
     """Of all keys between these two. Raises `EngineError`."""
-    session = pool.home()
     try:
-        answer = session.ask(_SQL, first, last)
+        try:
+            answer = _ask(pool, first, last)
+        except Gone:  # perhaps long ago, by a restart of the server
+            answer = _ask(pool, first, last)
     except (Gone, Late, ServerError) as error:
         raise EngineError(f"{pool.settings.where}: PostgreSQL cannot be asked: {error}") from None
-    finally:
-        session.leave()
     width = range(answer.nfields)
     return [
         ["" if (value := answer.get_value(row, column)) is None else value.decode() for column in width]
         for row in range(answer.ntuples)
     ]
+
+
+def _ask(pool: Pool, first: int, last: int) -> Any:
+    session = pool.home()
+    try:
+        return session.ask(_SQL, first, last)
+    finally:
+        session.leave()
 
 
 def report(pool: Pool, line: Line, wanted: list[int]) -> Report:

@@ -411,14 +411,8 @@ class Session:
         return self.fd
 
     def drain(self) -> None:
-        """Something came for the one who waits: it is for that one to read it all."""
-        if not self.gone and self.lock.acquire(False):
-            try:
-                self.pgconn.consume_input()
-            except (OperationalError, AttributeError):
-                pass  # it is met again by whoever is woken
-            finally:
-                self.leave()
+        """Something came for the one who waits. It is left to that one: libpq closes its descriptor as soon as it reads
+        that the connection has ended, and the event loop still has it."""
         parker = self.parker
         if parker is not None:
             parker.unpark()
