@@ -42,8 +42,9 @@ def test_every_test_that_the_page_of_engines_names_exists() -> None:
     for tests in found.SHOWN.values():
         for name in tests:
             assert callable(getattr(ServerSuite, name))
-    for engine in found.SERVERS:
-        for tests in found.SHOWN_BY_ITS_OWN[engine].values():
+    assert set(found.SHOWN_BY_ITS_OWN) == set(found.SERVERS)
+    for own in found.SHOWN_BY_ITS_OWN.values():
+        for tests in own.values():
             for name in tests:
                 path, _, function = name.partition("::")
                 assert f"def {function}(" in (Path(__file__).parent / path).read_text(encoding="utf-8"), name

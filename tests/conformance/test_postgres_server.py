@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
-
 from interlock.testing.conformance import Served, ServerSuite
 
-from ..engines.backends import BACKENDS
+from ..engines.backends import PostgresBackend
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 
-@pytest.mark.skipif("postgres" not in BACKENDS, reason="no engine yet")
 class TestServer(ServerSuite):
     engine = "postgresql"
 
     @classmethod
     def serve(cls, directory: str) -> AbstractContextManager[Served]:
-        return BACKENDS["postgres"]()
+        return PostgresBackend()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import urllib.request
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -198,14 +197,10 @@ class ZooKeeperBackend(Backend):
 
 
 BACKENDS: dict[str, type[Backend]] = {
-    name: kind
-    for name, kind, module in (
-        ("redis", RedisBackend, "redis"),
-        ("valkey", ValkeyBackend, "redis"),
-        ("postgres", PostgresBackend, "postgres"),
-        ("etcd", EtcdBackend, "etcd"),
-        ("zookeeper", ZooKeeperBackend, "zookeeper"),
-    )
-    if find_spec(f"interlock.engines.{module}")
+    "redis": RedisBackend,
+    "valkey": ValkeyBackend,
+    "postgres": PostgresBackend,
+    "etcd": EtcdBackend,
+    "zookeeper": ZooKeeperBackend,
 }
 """By the name that the fight is told."""

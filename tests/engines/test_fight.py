@@ -28,7 +28,6 @@ def test_nobody_writes_what_is_anothers(engine: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("redis" not in BACKENDS, reason="no engine yet")
 @pytest.mark.parametrize("plant", ["none", "deaf"])
 def test_a_fight_without_a_lock_and_one_of_the_deaf_are_found_out(plant: str) -> None:
     fought = run("redis", 4.0, seed=6, plant=plant)
