@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from interlock import Fence, Lock, LostError, ProtocolError, StaleTokenError, Timeout, UnsafePathError
+from interlock import (
+    Fence,
+    Lock,
+    LostError,
+    ProtocolError,
+    StaleTokenError,
+    Timeout,
+    UnsafePathError,
+    UnsupportedError,
+)
 from interlock._core.arbiter import granted, line_for
 from interlock.engines.marker import lease, lease_log
 from interlock.engines.marker.lease import LeaseEngine
@@ -677,3 +686,20 @@ def test_breaking_needs_proof_or_force(path: Path, holder: Callable[..., Holder]
     assert re.search(r"pid \d+, has died", engine.stale(line))
     assert "has died" in engine.break_stale(line)
     assert engine.break_stale(line) == ""
+
+
+def test_a_client_that_cannot_open_a_second_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SMB client of Linux, without the mount option nolease: see the page on NFS and SMB."""
+    target = tmp_path / "a.lock"
+    with Lock(target, primitive="marker", ttl=5):
+        pass
+    real = os.open
+
+    def refusing(path: str, flags: int, *mode: int) -> int:
+        if f"{target.name}.interlock{os.sep}0" in os.fspath(path) and not flags & os.O_CREAT:
+            raise OSError(errno.EINVAL, "Invalid argument", path)
+        return real(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", refusing)
+    with pytest.raises(UnsupportedError, match="nolease"):
+        Lock(target, primitive="marker", ttl=5).acquire(0)

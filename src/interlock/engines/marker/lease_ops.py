@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 
-from ..._errors import UnsafePathError
+from ..._errors import UnsafePathError, UnsupportedError
 from ..._wait.keeping import keeping, now
 from . import identity
 from .lease_records import GIVEN_UP, MAX_SIZE, NEW, NOTHING, RELEASED, Party, Record, encode, tail
@@ -78,6 +78,12 @@ class LeaseOps:
                 return None
             if error.errno in (errno.ELOOP, errno.ENXIO):
                 raise UnsafePathError(f"{path} is not a regular file; nothing was locked") from error
+            if error.errno == errno.EINVAL:
+                # The SMB client of Linux, of a file that it has open under another of its names: both have one lease.
+                raise UnsupportedError(
+                    f"{path} cannot be opened under its second name, which a lease on files needs. On SMB, mount with "
+                    "the option nolease, or lock with primitive='flock'"
+                ) from error
             raise
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):

@@ -1,0 +1,1 @@
+"""Real network filesystems between real kernels: see `guests`."""

@@ -1,0 +1,38 @@
+#!/bin/sh
+# The first process of a guest. Its root is the host's, read-only; what it writes goes to tmpfs, its disk and /mnt/out.
+# From the kernel's command line, as environment: role, address, scratch (a host directory), python, project.
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin TMPDIR=/run HOME=/run PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t tmpfs tmpfs /run
+mount -t tmpfs tmpfs /mnt
+mount -t tmpfs tmpfs /var/lib/nfs
+mkdir -p /mnt/out /mnt/net /run/lock /run/samba /run/sendsigs.omit.d /var/lib/nfs/sm /var/lib/nfs/sm.bak
+mount -t hostfs none /mnt/out -o "$scratch/out"
+echo "$scratch/modprobe" > /proc/sys/kernel/modprobe
+"$scratch/modprobe" -a nfs nfsv3 nfsv4 nfsd cifs
+hostname "$role"
+ip link set lo up
+ip address add "$address/24" dev eth0
+ip link set eth0 up
+rpcbind -w
+if [ "$role" = server ]; then
+    mount -t ext4 /dev/ubda /mnt/net
+    mkdir -p /mnt/net/export /mnt/net/nfs/v4recovery /mnt/net/nfs/nfsdcld /mnt/net/samba
+    chmod 777 /mnt/net/export
+    touch /mnt/net/nfs/etab /mnt/net/nfs/rmtab /mnt/net/nfs/state
+    mkdir -p /mnt/net/nfs/sm /mnt/net/nfs/sm.bak
+    mount --bind /mnt/net/nfs /var/lib/nfs
+    mkdir -p /var/lib/nfs/rpc_pipefs
+    mount -t rpc_pipefs rpc_pipefs /var/lib/nfs/rpc_pipefs
+    mount -t nfsd nfsd /proc/fs/nfsd
+    rpc.statd --no-notify
+    nfsdcld
+    exportfs -o rw,no_root_squash,insecure,fsid=0,no_subtree_check 10.9.0.0/24:/mnt/net/export
+    rpc.nfsd -G 10 -L 10 4
+    rpc.mountd
+    smbd -D -s "$scratch/smb.conf" -l /run/samba
+else
+    rpc.statd --no-notify
+fi
+cd "$project" && exec "$python" -m tests.network.inside "$role" > "/mnt/out/$role.log" 2>&1
