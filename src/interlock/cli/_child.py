@@ -28,7 +28,7 @@ def call(command: Sequence[str], **options: Any) -> int:
         else:
             child.send_signal(number)
 
-    before = {}
+    before: dict[int, Any] = {}
     if sys.platform != "win32":
         for name in _ASKING:
             number = getattr(signal, name)

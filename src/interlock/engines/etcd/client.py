@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import select
+import sys
 from base64 import b64decode, b64encode
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from time import monotonic, sleep
@@ -271,7 +272,7 @@ def _ended(connection: HTTPConnection) -> bool:
     if connection.sock is None:
         return True
     try:
-        if hasattr(select, "poll"):
+        if sys.platform != "win32":
             poll = select.poll()
             poll.register(connection.sock, select.POLLIN)
             return bool(poll.poll(0))

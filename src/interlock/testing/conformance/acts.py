@@ -7,6 +7,7 @@ import gc
 import os
 import random
 import signal
+import sys
 import time
 import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -202,6 +203,9 @@ async def interrupted(
 
 
 async def _interrupt(lock: Any, moment: float) -> bool:
+    if sys.platform == "win32":
+        raise NotImplementedError
+
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 

@@ -19,6 +19,7 @@ import multiprocessing
 import os
 import queue
 import signal
+import sys
 import threading
 import time
 from importlib.util import find_spec
@@ -112,7 +113,7 @@ class Member:
         self.world = world
         self.answers: dict[int, tuple[str, Any]] = {}
         self._number = 0
-        context = multiprocessing.get_context("forkserver")
+        context: Any = multiprocessing.get_context("forkserver")  # of other types on Windows, where there is none
         # heard when the first one is hired
         context.set_forkserver_preload([__name__, "asyncio", "trio", *_clients()])
         self._connection, theirs = context.Pipe()
@@ -122,8 +123,9 @@ class Member:
 
     @property
     def pid(self) -> int:
-        assert self.process.pid is not None
-        return self.process.pid
+        pid: int | None = self.process.pid
+        assert pid is not None
+        return pid
 
     def send(self, words: tuple[Any, ...]) -> None:
         try:
@@ -155,9 +157,13 @@ class Member:
         self.process.join()
 
     def stop(self) -> None:
+        if sys.platform == "win32":
+            raise NotImplementedError
         os.kill(self.pid, signal.SIGSTOP)
 
     def go_on(self) -> None:
+        if sys.platform == "win32":
+            raise NotImplementedError
         os.kill(self.pid, signal.SIGCONT)
 
     def close(self) -> None:
@@ -197,7 +203,8 @@ def first_of(pending: list[Pending], patience: float = PATIENCE) -> Pending:
                 return each
         left = limit - time.monotonic()
         assert left > 0, f"none of {len(pending)} is done within {patience} s"
-        _first_ready([each._member._connection for each in pending], left)
+        connections: list[Any] = [each._member._connection for each in pending]
+        _first_ready(connections, left)
 
 
 # ---- in the member
