@@ -223,14 +223,19 @@ class Base(RemoteEngine):
     def _mine(self, session: Session, claim: ZooKeeperClaim, queue: Queue) -> Entry | None:
         """Its entry. None: it has none, enter anew."""
         own = [entry for entry in queue.of(claim.guid) if entry.kind != "x"]
-        if claim.name:
-            if own and own[0].name == claim.name:
-                return own[0]
-            claim.name = ""  # somebody removed it
-        elif own and claim.unsure:
-            self._adopt(session, claim, own[0])
-            claim.unsure = False
+        if own and own[0].name == claim.name:
             return own[0]
+        if own and (claim.unsure or claim.name):
+            # It was made and we were not told; if we made another meanwhile, the first one counts.
+            claim.name = ""
+            self._adopt(session, claim, own[0])
+            claim.unsure = not claim.name
+            if claim.unsure:
+                return None
+            for other in own[1:]:
+                session.send(self.kazoo.Delete(f"{claim.parent}/{other.name}", -1))
+            return own[0]
+        claim.name = ""  # somebody removed it
         claim.unsure = False
         return None
 

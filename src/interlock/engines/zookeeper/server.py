@@ -35,7 +35,7 @@ class Kazoo:
         try:
             from kazoo import client, exceptions, security
             from kazoo.handlers.threading import KazooTimeoutError
-            from kazoo.protocol import connection
+            from kazoo.protocol import connection, states
 
             from . import requests
         except ImportError as error:
@@ -47,6 +47,10 @@ class Kazoo:
         self.NoNodeError: Any = exceptions.NoNodeError
         self.NodeExistsError: Any = exceptions.NodeExistsError
         self.UnimplementedError: Any = exceptions.UnimplementedError
+        self.ConnectionLoss: Any = exceptions.ConnectionLoss
+        over = states.KeeperState
+        self.OVER = (over.AUTH_FAILED, over.CLOSED, over.EXPIRED_SESSION)
+        """States of a client that sends nothing any more."""
         self.DISCONNECTED = (exceptions.ConnectionLoss, exceptions.SessionMovedError, KazooTimeoutError)
         self.SESSION_OVER = (exceptions.SessionExpiredError, exceptions.ConnectionClosedError)
         self.open_acl: Any = security.OPEN_ACL_UNSAFE
@@ -97,8 +101,8 @@ class Server:
             connection_retry={"max_tries": -1, "delay": 0.05, "backoff": 2, "max_jitter": 0.4, "max_delay": 1.0},
             logger=logger,
         )
-        needed = all(hasattr(client, name) for name in ("_call", "_session_id", "_connection"))
-        if not needed or not hasattr(client._connection, "_connect"):
+        needed = all(hasattr(client, name) for name in ("_call", "_queue", "_state", "_session_id", "_connection"))
+        if not needed or not all(hasattr(client._connection, name) for name in ("_connect", "_write_sock")):
             raise EngineError(
                 f"{self.public}: this version of kazoo is built otherwise than the engine expects, so nothing can be "
                 "locked: install kazoo>=2.10,<3"

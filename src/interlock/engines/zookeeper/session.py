@@ -21,8 +21,8 @@ lost holds are deleted as soon as there is a connection: their owners have been 
 
 One `Session` is one session of the server's. When that expires it is `dead`, its client is stopped before it begins
 another one, and the next acquire opens a new `Session`. The parts of kazoo used here that it does not document
-(`_call`, and `_connect` to learn the timeout that was agreed on) are looked for at the first connect; without them
-nothing is locked. """
+(`_call`, `_queue`, `_state`, and `_connect` to learn the timeout that was agreed on) are looked for at the first
+connect; without them nothing is locked. """
 
 from __future__ import annotations
 
@@ -193,8 +193,17 @@ class Session:
         """Begin a request; all are executed in the order in which they were begun. `then` is called with the answer, in
         kazoo's thread of the connection. Takes no lock that an interrupted call of this thread could have.
         """
-        answer = Answer(then)
-        self._client._call(request, answer)
+        answer, client, kazoo = Answer(then), self._client, self.server.kazoo
+        if client._state in kazoo.OVER:
+            client._call(request, answer)  # which says why not
+            return answer
+        # As `_call` does it, but that catches whatever is raised meanwhile, KeyboardInterrupt too, and says that the
+        # session is closed although the request will be executed.
+        client._queue.append((request, answer))
+        try:
+            client._connection._write_sock.send(b"\0")
+        except (OSError, AttributeError):  # it is being closed
+            answer.set_exception(kazoo.ConnectionLoss())
         return answer
 
     def ask(self, *requests: Any, until: float | None = None) -> list[Any]:
