@@ -34,6 +34,14 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 # ---- in the test's process
 
 
+def _for_ever() -> None:
+    """Sleep until killed, or until the test that started this process has ended. Not pause(2): a signal that comes just
+    before it is slept through."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        time.sleep(1)
+
+
 def until(condition: Callable[[], object], what: str = "", timeout: float = 20.0) -> None:
     """Wait for something that is going to be true; fail if it does not come."""
     deadline = time.monotonic() + timeout
@@ -377,8 +385,7 @@ class Verbs:
         try:
             os.close(0)
             _acquired(interlock.Lock(path, **(options or {})).acquire(60))
-            while True:
-                time.sleep(60)
+            _for_ever()
         finally:
             os._exit(9)
 
