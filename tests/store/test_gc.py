@@ -18,6 +18,8 @@ from .support import hashes, node, numbered, spec
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from interlock.store.layout import Layout
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
@@ -53,9 +55,10 @@ def test_a_keep_list_keeps_what_it_needs(store: Store) -> None:
     assert store.verify().problems == ()
 
 
-def rule(rows: State, **rules: Any) -> list[str]:
+def rule(rows: State, layout: Layout, **rules: Any) -> list[str]:
     rules = {"keep": None, "max_age": None, "max_size": None, **rules}
-    return [row.name for row in sweep.choose(rows, rules["keep"], rules["max_age"], rules["max_size"], 2_000_000_000)]
+    doomed = sweep.choose(rows, rules["keep"], rules["max_age"], rules["max_size"], 2_000_000_000, layout)
+    return [row.name for row in doomed]
 
 
 def test_rules(store: Store) -> None:
@@ -64,15 +67,15 @@ def test_rules(store: Store) -> None:
     rows = {
         row.hash: row._replace(provenance=f'{{"when": "{ages[row.name]}"}}', size=100) for row in state.builds()
     }
-    state = State(1, rows)
-    assert rule(state) == []
-    assert rule(state, keep=[]) == [f"package{number}" for number in range(6)]
-    assert rule(state, max_size=250) == ["package0", "package1", "package2", "package3"]
-    assert rule(state, max_size=250, keep=["package0@*"]) == ["package1", "package2", "package3", "package4"]
-    assert rule(state, max_age=2_000_000_000 - 1_950_000_000) == ["package0", "package1"]
+    state, layout = State(1, rows), store.layout
+    assert rule(state, layout) == []
+    assert rule(state, layout, keep=[]) == [f"package{number}" for number in range(6)]
+    assert rule(state, layout, max_size=250) == ["package0", "package1", "package2", "package3"]
+    assert rule(state, layout, max_size=250, keep=["package0@*"]) == ["package1", "package2", "package3", "package4"]
+    assert rule(state, layout, max_age=2_000_000_000 - 1_950_000_000) == ["package0", "package1"]
     some = state.builds()[0]
-    assert some.name not in rule(state, keep=[f"/{some.hash[:6]}"])
-    assert some.name not in rule(state, keep=[some.hash])
+    assert some.name not in rule(state, layout, keep=[f"/{some.hash[:6]}"])
+    assert some.name not in rule(state, layout, keep=[some.hash])
 
 
 def test_what_somebody_holds_stays(store: Store) -> None:

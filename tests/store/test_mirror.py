@@ -119,6 +119,26 @@ def test_the_first_writer_takes_over(tmp_path: Path) -> None:
     assert store.verify().problems == ()
 
 
+def test_what_spack_wrote_is_as_old_as_its_manifest(tmp_path: Path) -> None:
+    """Nobody noted when it was published; it was taken for infinitely old, and all of it went."""
+    third(tmp_path, DOCUMENTS)
+    store = Store(tmp_path, durable=False)
+    assert store.gc(max_age=3600, grace=0).builds == ()
+    assert hashes(store) == HASHES
+    top = DOCUMENTS[0]["spec"]["nodes"][0]
+    os.utime(store.layout.manifest(top["name"], top["version"], top["hash"]), (1, 1))
+    assert store.gc(max_age=3600, grace=0).builds == (top["hash"],)
+
+
+def test_a_dry_run_tells_what_the_first_gc_of_a_mirror_would_do(tmp_path: Path) -> None:
+    third(tmp_path, DOCUMENTS)
+    before = sorted(os.listdir(tmp_path))
+    told = Store(tmp_path).gc(max_size=100, dry_run=True)
+    assert sorted(os.listdir(tmp_path)) == before
+    done = Store(tmp_path, durable=False).gc(max_size=100)
+    assert told.builds == done.builds != ()
+
+
 @pytest.mark.parametrize("signed", [False, True])
 def test_import_of_version_3(tmp_path: Path, signed: bool) -> None:
     third(tmp_path / "mirror", DOCUMENTS, signed=signed)

@@ -170,8 +170,11 @@ def list_(as_json: bool, sources: tuple[str, ...], skip_damaged: bool, quiet: bo
 @catalogue.command(name="json")
 @click.argument("names", nargs=-1)
 @_profile
+@click.option("--json", "_always", is_flag=True, help="Taken, as by the other commands; this one prints nothing else.")
 @_sourced("no build of one of NAMES is in the root index")
-def json_(names: tuple[str, ...], profile: str, sources: tuple[str, ...], skip_damaged: bool, quiet: bool) -> None:
+def json_(
+    names: tuple[str, ...], profile: str, _always: bool, sources: tuple[str, ...], skip_damaged: bool, quiet: bool
+) -> None:
     """Print all that is known of the packages NAMES (default: of all) as JSON: builds, sizes, dependencies, groups."""
     with _told():
         found, places = _read(sources, skip_damaged, quiet)

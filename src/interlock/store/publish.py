@@ -89,10 +89,18 @@ def _once(store: Store, path: str, data: bytes) -> None:
 
 
 def adopt(store: Store) -> None:
-    """List what is there already, with the views that Spack's indexes say."""
+    """List what is there already."""
+    rows = to_adopt(store)
+    if rows:
+        hashes = [row.hash for row in rows if row.kind == "+"]
+        store.chain.commit(rows, lambda state: all(state.get(hash_) is not None for hash_ in hashes))
+
+
+def to_adopt(store: Store) -> list[Row]:
+    """What the manifests say, with the views that Spack's indexes say."""
     paths = list(manifest_paths(store.layout))
     if not paths:
-        return
+        return []
     try:
         known: State | None = store._spacks_state()
     except (DamagedError, HostileError):
@@ -105,9 +113,7 @@ def adopt(store: Store) -> None:
             continue  # `verify` names it
         listed = known.get(row.hash) if known is not None else None
         rows += [row._replace(views=listed.views if listed is not None else ()), *others]
-    if rows:
-        hashes = [row.hash for row in rows if row.kind == "+"]
-        store.chain.commit(rows, lambda state: all(state.get(hash_) is not None for hash_ in hashes))
+    return rows
 
 
 # ---- one build

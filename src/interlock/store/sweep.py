@@ -23,17 +23,20 @@ import json
 import os
 import time
 from calendar import timegm
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import files, publish
 from .errors import DamagedError, HostileError
 from .layout import is_hash
+from .rows import State, add
 from .scan import blob_paths, read_manifest, referring_paths
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from .rows import Row, State
+    from .layout import Layout
+    from .rows import Row
     from .store import Store
 
     Progress = Callable[[str, int, int], None]
@@ -75,11 +78,16 @@ def gc(
 ) -> Swept:
     if not dry_run:
         store._prepare()
-    with store.locks.attempt("gc") as ours:
+    with nullcontext(True) if dry_run else store.locks.attempt("gc") as ours:  # that writes nothing
         if not ours:
             return Swept((), 0, 0, (), 0, True, dry_run)
         state = store._state()
-        doomed = choose(state, keep, max_age, max_size, time.time())
+        if dry_run and not state.generation:  # what the real one takes over first
+            found: dict[str, Row] = {}
+            for row in publish.to_adopt(store):
+                add(found, row)
+            state = State(0, found)
+        doomed = choose(state, keep, max_age, max_size, time.time(), store.layout)
         held: list[str] = []
         gone = doomed if dry_run else _remove_builds(store, doomed, held, progress)
         if gone and not dry_run:
@@ -95,7 +103,12 @@ def gc(
 
 
 def choose(
-    state: State, keep: Iterable[str] | None, max_age: float | None, max_size: int | None, now: float
+    state: State,
+    keep: Iterable[str] | None,
+    max_age: float | None,
+    max_size: int | None,
+    now: float,
+    layout: Layout,
 ) -> list[Row]:
     """The builds that the rules do not keep, oldest first.
 
@@ -108,10 +121,11 @@ def choose(
     kept = state.closure(row.hash for row in rows if _named(row, list(keep or ())))
     total = sum(row.size for row in rows)
     doomed = []
-    for row in sorted(rows, key=lambda row: (_when(row), row.hash)):
+    when = {row.hash: _when(row, layout) for row in rows}
+    for row in sorted(rows, key=lambda row: (when[row.hash], row.hash)):
         if row.hash in kept:
             continue
-        old = max_age is not None and now - _when(row) > max_age
+        old = max_age is not None and now - when[row.hash] > max_age
         large = max_size is not None and total > max_size
         if old or large or (max_age is None and max_size is None):
             doomed.append(row)
@@ -133,11 +147,15 @@ def _named(row: Row, patterns: list[str]) -> bool:
     return False
 
 
-def _when(row: Row) -> float:
-    """When it was published; builds of unknown age are the oldest."""
+def _when(row: Row, layout: Layout) -> float:
+    """When it was published. Spack notes nothing of the kind: there it is the age of the manifest."""
     try:
         return timegm(time.strptime(json.loads(row.provenance)["when"], "%Y-%m-%dT%H:%M:%SZ"))
     except (ValueError, KeyError, TypeError):
+        pass
+    try:
+        return os.stat(layout.manifest(row.name, row.version, row.hash)).st_mtime
+    except FileNotFoundError:
         return 0.0
 
 
