@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -163,6 +164,7 @@ def test_what_a_waiter_tries_is_its_own(path: str, tmp_path: Path) -> None:
     thread = threading.Thread(target=lambda: box.append(Lock(path).acquire(20)))
     thread.start()
     until(lambda: any(claim.wd for claim in _waiting(path)))
+    until(lambda: _asleep(thread))  # it tries once more after it has subscribed
     fd = _waiting(path)[0].fd
     reuse(fd, str(tmp_path / "user.txt"))
     fcntl.flock(holder, fcntl.LOCK_UN)
@@ -175,6 +177,18 @@ def test_what_a_waiter_tries_is_its_own(path: str, tmp_path: Path) -> None:
     box[0].release()
     os.close(other)
     os.close(fd)
+
+
+def _asleep(thread: threading.Thread) -> bool:
+    """Has it not run for a while?"""
+
+    def runs() -> list[str]:
+        with open(f"/proc/self/task/{thread.native_id}/status", encoding="ascii") as file:
+            return [line for line in file if "ctxt_switches" in line]
+
+    before = runs()
+    time.sleep(0.05)
+    return runs() == before
 
 
 def _foreign(path: str) -> int:

@@ -119,6 +119,7 @@ class KernelClaim(Claim):
     overdue = False  # has slept its full nap: may try whatever its rank
     echo = 0
     called = 0.0  # when it last called those at the back
+    moves = False  # its descriptor is being given another number, which is not in `owned` yet
     proof = 0.0  # what its descriptor is known by while it waits: a float of its own. Later that is `since`
 
 
@@ -367,7 +368,7 @@ class KernelEngine:
     def _ours(self, claim: KernelClaim) -> bool:
         """Is its descriptor, if it has one, still the one that it opened?"""
         fd = claim.fd
-        return fd is None or self.ops.ours(fd, claim.since or claim.proof)
+        return fd is None or self.ops.ours(fd, 0.0 if claim.moves else claim.since or claim.proof)
 
     def _forget(self, claim: KernelClaim) -> None:
         """Its descriptor is somebody else's by now: nothing is done with it, and nothing of what it held is left."""
@@ -465,8 +466,10 @@ class KernelEngine:
             status = self.ops.fstat(claim.fd)
             claim.identity = (status.st_ino, status.st_dev)
         claim.instance = instance
+        claim.moves = True
         self.ops.lift(claim, instance.fileno())
         self._prove(claim)
+        claim.moves = False
         try:
             self._enter(claim, instance, parker)
         except OSError:  # no watches left, or no byte-range locks here: nap
@@ -474,7 +477,7 @@ class KernelEngine:
             claim.instance = claim.identity = None
 
     def _prove(self, claim: KernelClaim) -> None:
-        claim.proof = self.ops.owned[claim.fd] = claim.since or monotonic()
+        self.ops.owned[claim.fd] = claim.proof = claim.since or monotonic()
 
     def _hinders(self, claim: KernelClaim, other: Claim) -> bool:
         return True
