@@ -119,7 +119,7 @@ class KernelClaim(Claim):
     overdue = False  # has slept its full nap: may try whatever its rank
     echo = 0
     called = 0.0  # when it last called those at the back
-    moves = False  # its descriptor is being given another number, which is not in `owned` yet
+    moves = False  # its descriptor, or what it is known by, is being changed, and is not in `owned` yet
     proof = 0.0  # what its descriptor is known by while it waits: a float of its own. Later that is `since`
 
 
@@ -215,7 +215,7 @@ class KernelEngine:
             return False
         # One link, S_ISREG in the bits of S_IFMT, and empty: else the loop looks closer.
         if status[3] == 1 and status[0] >> 12 == 8 and not status[6]:
-            claim.since = self.owned[fd] = now
+            self.owned[fd] = claim.since = now
             return True
         return False
 
@@ -250,7 +250,9 @@ class KernelEngine:
                 elif await io.call(self._still, claim, fd):
                     if claim.parker is not None:
                         await io.call(self._won, claim)
+                    claim.moves = True
                     claim.since = ops.owned[fd] = io.now()
+                    claim.moves = False
                     return True
             except OSError as error:
                 if error.errno != ESTALE:  # NFS: it was removed or replaced on the server
@@ -288,7 +290,9 @@ class KernelEngine:
         claim.parker = None
         if self._tickets:
             tickets.leave(ops, claim.fd)
+        claim.moves = True
         claim.since = ops.owned[claim.fd] = monotonic()
+        claim.moves = False
         return True
 
     def _still(self, claim: KernelClaim, fd: int) -> bool:

@@ -257,7 +257,9 @@ class Readers(Lane):
         except OSError:  # contended, or an error that the loop meets again and translates
             return False
         if status[3] == 1 and status[0] >> 12 == 8 and not status[6]:
+            claim.moves = True
             claim.since = ops.owned[fd] = monotonic()
+            claim.moves = False
             return True
         return False
 

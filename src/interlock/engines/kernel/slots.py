@@ -77,7 +77,9 @@ class Slots(RangedEngine):
         except OSError:  # an error that the loop meets again and translates
             return False
         if status[3] == 1 and status[0] >> 12 == 8:
+            claim.moves = True
             claim.since = ops.owned[fd] = now
+            claim.moves = False
             return True
         return False
 
