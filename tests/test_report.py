@@ -59,7 +59,7 @@ def test_a_report_goes_through_json() -> None:
     again = json.loads(json.dumps(report.as_dict()))
     assert again["holders"][0] == {
         "pid": 1, "command": "x", "user": "", "host": "", "since": 2.5, "since_exact": False, "inherited": False,
-        "thread": "", "task": "", "mode": "", "waited": None, "position": None,
+        "thread": "", "task": "", "mode": "", "waited": None, "position": None, "slot": None,
     }  # fmt: skip
     assert again["waiters"] == []
     assert again["facts"] == {"filesystem": "ext4"}
