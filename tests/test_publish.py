@@ -13,7 +13,7 @@ import pytest
 from interlock import UnsupportedError, publish
 from interlock.atomic import staging
 
-from .atomic_support import child, dying_at_each_call, install, names_in
+from .atomic_support import child, dying_at_each_call, install, names_in, open_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,11 +105,11 @@ def test_an_error_of_the_filesystem_publishes_nothing(
         return real(*args, **options)
 
     install(monkeypatch, failing)
-    descriptors = os.listdir("/proc/self/fd")
+    files = open_files()
     with pytest.raises(OSError, match=os.strerror(number)):
         publish(tmp_path / "a", b"x")
     assert os.listdir(tmp_path) == []
-    assert os.listdir("/proc/self/fd") == descriptors
+    assert open_files() == files
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EEXIST, errno.ETIMEDOUT])

@@ -15,7 +15,7 @@ import pytest
 from interlock import DeadlockError, Lock, LostError, NotHeldError, Timeout, UnsafePathError, transform
 from interlock.atomic import staging, update
 
-from .atomic_support import child, dying_at_each_call, install, names_in
+from .atomic_support import child, dying_at_each_call, install, names_in, open_files
 from .support import need_root
 
 if TYPE_CHECKING:
@@ -88,14 +88,14 @@ def test_an_error_of_the_filesystem_changes_nothing(
         return real(*args, **options)
 
     path.write_text("1")
-    descriptors = os.listdir("/proc/self/fd")
+    files = open_files()
     with monkeypatch.context() as patch:
         install(patch, failing)
         with pytest.raises(OSError, match=os.strerror(number)):
             transform(path, more)
     assert path.read_text() == "1"
     assert names_in(path.parent) == ["a"]
-    assert os.listdir("/proc/self/fd") == descriptors
+    assert open_files() == files
 
 
 def test_a_rename_whose_reply_was_lost(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+# What getaddrinfo(3) is called with needs it. If Ctrl-C meets its first import while another thread asks for it too,
+# CPython remembers for good that there is no such encoding, and this process connects to nothing any more.
+import encodings.idna  # noqa: F401
+
 from .._core.acquire import run
 from .._io.blocking import io as blocking
 

@@ -217,7 +217,8 @@ async def _interrupt(lock: Any, moment: float) -> bool:
         signal.setitimer(signal.ITIMER_REAL, 0)
     except KeyboardInterrupt:
         pass
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
     if hold is None:  # interrupted inside, or between the return and the assignment: then the hold was dropped
         return False
     hold.release()
