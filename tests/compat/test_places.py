@@ -82,7 +82,7 @@ def test_a_setting_is_taken_at_its_word(
     places.say(f"{tmp_path} = {word}")
     with ours.FileLock(tmp_path / "a.lock"):
         assert taken(tmp_path / "a.lock")
-    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    assert not [record for record in caplog.records if (record.name, record.levelname) == ("interlock", "WARNING")]
 
 
 def test_a_setting_that_would_not_exclude_is_refused(tmp_path: Path, places: Places) -> None:

@@ -186,20 +186,23 @@ async def drop(desk: Desk, name: str) -> int:
 async def interrupted(
     desk: Desk, target: str, moments: int, longest: float, seed: int, options: Options | None = None
 ) -> tuple[int, int]:
-    """Acquire, and be cancelled (in threads: interrupted as by Ctrl-C) after a random while, so many times.
+    """Acquire, and be cancelled (in threads: interrupted as by Ctrl-C) after a random while, so many times, and then
+    until it was too late at least once, or half a minute more.
 
     How often it got the lock all the same, and how often not. What it got it releases.
     """
     dice = random.Random(seed)
     lock = desk.lock(target, **(options or {}))
-    got = 0
-    for _ in range(moments):
+    got = tried = 0
+    limit = time.monotonic() + 30.0
+    while tried < moments or (got == tried and time.monotonic() < limit):
         moment = dice.random() ** 2 * longest
         if isinstance(desk.world, Threads):
             got += await _interrupt(lock, moment)
         else:
             got += await _cancel(desk, lock, moment)
-    return got, moments - got
+        tried += 1
+    return got, tried - got
 
 
 async def _interrupt(lock: Any, moment: float) -> bool:
@@ -241,11 +244,12 @@ async def _cancel(desk: Desk, lock: Any, moment: float) -> bool:
 
 
 async def cycles(desk: Desk, target: str, stop: str, options: Options | None = None) -> int:
-    """Acquire and release until there is a file `stop`, with a breath in between."""
+    """Acquire, hold it for a while and release, until there is a file `stop`, with a breath in between."""
     lock, done = desk.lock(target, **(options or {})), 0
     while not os.path.exists(stop):
         async with desk.world.block(lock):
             done += 1
+            await desk.world.pause(0.002)
         await desk.world.pause(0.001)
     return done
 

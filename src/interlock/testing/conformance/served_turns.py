@@ -177,7 +177,7 @@ class Turns(ServedSuite):
         third.do(release, target)
         busy = rival.begin(acts.cycles, target, str(tmp_path / "stop"), self.options(served))
         got, missed = victim.do(acts.interrupted, target, 200, 0.01, 12, self.options(served), patience=60)
-        assert got + missed == 200
+        assert got + missed >= 200
         assert missed > 0
         (tmp_path / "stop").touch()
         assert busy.result(60) > 0
