@@ -140,7 +140,7 @@ def portalocker(path: str) -> tuple[Acquire, Release]:
 
 
 def fasteners(path: str) -> tuple[Acquire, Release]:
-    from fasteners import InterProcessLock  # type: ignore[import-untyped]
+    from fasteners import InterProcessLock
 
     lock = InterProcessLock(path)
 

@@ -116,7 +116,7 @@ def _portalocker(path: str) -> Any:
 
 
 def _fasteners(path: str) -> Any:
-    from fasteners import InterProcessLock  # type: ignore[import-untyped]
+    from fasteners import InterProcessLock
 
     return InterProcessLock(path)
 
