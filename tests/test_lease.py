@@ -551,26 +551,49 @@ def test_without_hard_links(path: Path) -> None:
     assert worst == [1] * 60
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.EEXIST], ids=["lost", "repeated"])
+@pytest.mark.parametrize("call", ["link", "create"])
 @pytest.mark.parametrize("trusted", [True, False])
-def test_an_answer_that_got_lost_is_found_again(path: Path, trusted: bool) -> None:
+def test_an_answer_that_got_lost_is_found_again(path: Path, trusted: bool, call: str, number: int) -> None:
+    """Done, and answered with an error; a client that asks again finds its own name taken."""
     mine, ops = patched(path, trusted=trusted)
-
-    def lost(real: Any, *args: Any) -> None:
-        real(*args)
-        failing(errno.EIO)()
-
     with mine:
         pass
-    ops.instead["link"] = lost
-    if trusted:
-        with mine as hold:
-            assert not hold.lost
-    else:  # the second one asks whether the predecessor is there
-        with pytest.raises(OSError, match="Input/output"):
-            mine.acquire(1)
+    answers = []
+
+    def lost(real: Any, *args: Any) -> Any:
+        done = real(*args)
+        answers.append(done)
+        if call == "link" and number == errno.EEXIST:  # which our table tells as "not made"
+            return False
+        raise OSError(number, os.strerror(number))
+
+    ops.instead[call] = lost
+    with mine as hold:
+        assert not hold.lost
+    assert answers
     ops.instead.clear()
     with mine:
         pass
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EEXIST], ids=["lost", "repeated"])
+@pytest.mark.parametrize("call", ["mkdir", "rename"])
+def test_a_log_is_begun_although_the_answer_got_lost(
+    path: Path, call: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = getattr(os, call)
+
+    def lost(*args: Any) -> None:
+        real(*args)
+        failing(number)()
+
+    monkeypatch.setattr(os, call, lost)
+    mine, _ = patched(path)
+    with mine as hold:
+        assert not hold.lost
+    monkeypatch.undo()
+    assert sorted(os.listdir(path.parent)) == [path.name, path.name + ".interlock"]
 
 
 def test_a_log_that_was_removed(path: Path) -> None:

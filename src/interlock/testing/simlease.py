@@ -292,6 +292,8 @@ class SimLeaseOps(LeaseOps):
         claim.fd = self.script.ask("create", _name(path))
         self._nonces += not _name(path).startswith(".")
 
+    create_private = create
+
     def link(self, source: str, target: str) -> bool:
         public = not _name(target).startswith(".")
         try:

@@ -187,7 +187,7 @@ class Log:
         ops = self.ops
         target = self.file(claim.number)
         claim.private = join(self.directory, f".{claim.number:020d}-{nonce}")
-        ops.create(claim, claim.private)
+        ops.create_private(claim, claim.private)
         ops.write(claim.fd, claim.head + records.tail(NEW, 0), settle=not self.trusted)
         try:
             won = ops.link(claim.private, target) or self._is_ours(target, nonce)
@@ -250,10 +250,17 @@ class Log:
             data = self.ops.read(file)
         else:
             probe = join(self.directory, f".{claim.number:020d}-{self.ops.nonce()}p")
+            failed: OSError | None = None
             try:
-                data = self.ops.read(probe) if self.ops.link(file, probe) else None
+                try:
+                    self.ops.link(file, probe)
+                except OSError as error:
+                    failed = error
+                data = self.ops.read(probe)  # only we know its name: if it is there, we made it
             finally:
                 self.ops.unlink(probe)
+            if data is None and failed is not None:
+                raise failed
         found = None if data is None else Newest(number, data)
         return found if found is not None and found.record is not None and found.record.nonce == nonce else None
 

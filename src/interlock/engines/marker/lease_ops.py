@@ -35,7 +35,8 @@ _NO_LINKS = {
     errno.ENOSYS, errno.EXDEV, errno.EOPNOTSUPP, getattr(errno, "ENOTSUP", errno.EOPNOTSUPP), errno.EPERM, errno.EMLINK,
     524,
 }  # fmt: skip
-_TAKEN = (errno.EEXIST, errno.ENOTEMPTY)
+_UNANSWERED = (errno.EEXIST, errno.EIO, errno.ETIMEDOUT)
+"""Of a name that nobody else knows: it may be done. A repeated request finds what the first one made (EEXIST)."""
 _TOUCH = 15.0
 """Seconds between two touches of a note."""
 
@@ -126,6 +127,18 @@ class LeaseOps:
         status = os.fstat(claim.fd)
         claim.made = (status.st_dev, status.st_ino)
 
+    def create_private(self, claim: LeaseClaim, path: str) -> None:
+        """`create` under a name that nobody else knows: if the file is there, we made it, whatever the answer was."""
+        try:
+            self.create(claim, path)
+        except OSError as error:
+            if error.errno not in _UNANSWERED:
+                raise
+            for claim.fd in map(os.open, (path,), (CREATE & ~(os.O_CREAT | os.O_EXCL),)):
+                break
+            status = os.fstat(claim.fd)
+            claim.made = (status.st_dev, status.st_ino)
+
     def ours(self, claim: LeaseClaim) -> bool:
         """Is the descriptor still that of the file we made? Who closes all descriptors (a daemon at its start) closes
         this one too, and then its number may be a file of the user's, which must not get our record."""
@@ -153,19 +166,25 @@ class LeaseOps:
         """Make the log with its first file inside, in one step, unless it is there."""
         private = f"{directory}.{nonce}"
         os.makedirs(os.path.dirname(directory), exist_ok=True)
-        os.mkdir(private)
         try:
-            fd = os.open(os.path.join(private, name), CREATE, 0o644)
+            os.mkdir(private)
+        except OSError as error:
+            if error.errno not in _UNANSWERED or not os.path.isdir(private):
+                raise
+        try:
+            try:
+                fd = os.open(os.path.join(private, name), CREATE, 0o644)
+            except OSError as error:
+                if error.errno not in _UNANSWERED:
+                    raise
+                fd = os.open(os.path.join(private, name), CREATE & ~os.O_EXCL, 0o644)
             try:
                 self.write(fd, data, settle=True)
             finally:
                 os.close(fd)
             try:
                 os.rename(private, directory)
-            except OSError as error:
-                # Not empty: somebody was faster. Gone: a server repeated a request whose answer was lost.
-                if error.errno not in (*_TAKEN, *_GONE) and not isinstance(error, PermissionError):
-                    raise
+            except OSError:  # somebody was faster, or it is done and the answer was lost
                 if not os.path.isdir(directory):
                     raise
         finally:
