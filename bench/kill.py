@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from .figures import Column, Row, Target, find, median, p99, ratio, target
 from .harness import FAILURES, Child, ChildError, Crew, Plan, clock, progress, why
-from .subjects import ASYNCIO, FAIR, FILELOCK, FLOCK, INTERLOCK, Subject, present
+from .subjects import ASYNCIO, FAIR, FILELOCK, FLOCK, INTERLOCK, LEASE, Subject, present
 
 if TYPE_CHECKING:
     from .harness import Wire
@@ -34,7 +34,7 @@ GROUP = 10
 def run(plan: Plan) -> list[Row]:
     kills = 20 if plan.quick else 200
     rows: list[Row] = []
-    subjects = present((FLOCK, INTERLOCK, FAIR, ASYNCIO, FILELOCK), rows)
+    subjects = present((FLOCK, INTERLOCK, FAIR, ASYNCIO, LEASE, FILELOCK), rows)
     samples: dict[str, list[float]] = {subject.name: [] for subject in subjects}
     failures: dict[str, str] = {}
     random = Random(1)
@@ -106,4 +106,5 @@ def targets(rows: list[Row]) -> list[Target]:
     for subject in (INTERLOCK, FAIR, ASYNCIO):
         value = find(rows, subject=subject.name).get("p99_ms")
         found.append(target(f"kill -9 of the holder to acquired, p99, ms: {subject.name}", value, 3.0))
-    return found
+    value = find(rows, subject=LEASE.name).get("most_ms")
+    return [*found, target(f"kill -9 of the holder to acquired, most, ms: {LEASE.name}", value, 50.0)]

@@ -103,15 +103,19 @@ def flock(path: str) -> tuple[Acquire, Release]:
     return _plain(acquire, release)
 
 
-def interlock(path: str, fair: bool = False) -> tuple[Acquire, Release]:
+def interlock(path: str, **options: Any) -> tuple[Acquire, Release]:
     from interlock import Lock
 
-    lock = Lock(path, fair=fair)
+    lock = Lock(path, **options)
     return _plain(lambda: lock.acquire(timeout=TIMEOUT), lambda hold: hold.release())
 
 
 def interlock_fair(path: str) -> tuple[Acquire, Release]:
     return interlock(path, fair=True)
+
+
+def interlock_lease(path: str) -> tuple[Acquire, Release]:
+    return interlock(path + ".lease", primitive="marker")
 
 
 def interlock_asyncio(path: str) -> tuple[Acquire, Release]:
@@ -154,6 +158,7 @@ def fasteners(path: str) -> tuple[Acquire, Release]:
 FLOCK = Subject("flock(2), blocking", None, flock)
 INTERLOCK = Subject("interlock", "interlock", interlock)
 FAIR = Subject("interlock, fair=True", "interlock", interlock_fair)
+LEASE = Subject("interlock, a lease on files", "interlock", interlock_lease)
 ASYNCIO = Subject("interlock, asyncio", "interlock", interlock_asyncio, asynchronous=True)
 FILELOCK = Subject("filelock", "filelock", filelock)
 PORTALOCKER = Subject("portalocker", "portalocker", portalocker)
