@@ -596,6 +596,28 @@ def test_a_log_is_begun_although_the_answer_got_lost(
     assert sorted(os.listdir(path.parent)) == [path.name, path.name + ".interlock"]
 
 
+def test_close_may_say_what_it_likes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The descriptor is gone, and what was read, or is on the disk, stays so."""
+    real, said = os.close, []
+
+    def close(fd: int) -> None:
+        real(fd)
+        said.append(fd)
+        failing(errno.EIO)()
+
+    before = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
+    monkeypatch.setattr(os, "close", close)
+    one, _ = patched(path, trusted=False)
+    other, _ = patched(path, trusted=False)
+    for mine in (one, other, one):
+        with mine as hold:
+            assert not hold.lost
+    monkeypatch.undo()
+    assert said
+    if sys.platform == "linux":
+        assert len(os.listdir("/proc/self/fd")) <= before + 2  # the process's inotify instance may be new
+
+
 def test_a_log_that_was_removed(path: Path) -> None:
     mine, _ = patched(path, TTL)
     with mine as hold:

@@ -162,7 +162,7 @@ class MarkerEngine:
                 self._seen.pop(path, None)
                 return False
         finally:
-            ops.close(judged)
+            ops.shut(judged)
         if sys.platform == "win32" and records.parse(data)[0] in ("owner", "empty", "released", "torn"):
             # A holder keeps its marker open, and what is open cannot be removed there: that it can is the proof.
             return not ops.unlink_closed(path, status, 1)
@@ -374,7 +374,7 @@ class MarkerEngine:
         except OSError:  # no watches left, or a marker that we may not read: nap
             pass
         finally:
-            self.ops.close(fd)
+            self.ops.shut(fd)
 
     def _unwatch(self, claim: MarkerClaim) -> None:
         instance, claim.instance = claim.instance, None
@@ -449,7 +449,7 @@ class MarkerEngine:
         except OSError:
             return None
         finally:
-            self.ops.close(fd)
+            self.ops.shut(fd)
 
     def inspect(self, line: Line) -> Report:
         from ..._report import Report

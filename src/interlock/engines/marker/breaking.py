@@ -87,7 +87,7 @@ def break_stale(line: Line, force: bool = False) -> str:
             if takeover.take_over(engine.ops, claim, judged, status, pid):
                 return "forced"
         finally:
-            engine.ops.close(judged)
+            engine.ops.shut(judged)
         raise ProtocolError(f"{line.resource}: its marker changed while it was to be broken; look again")
     finally:
         engine.drop(claim)
@@ -105,5 +105,5 @@ def _look(line: Line) -> tuple[str, records.OwnerRecord | None, os.stat_result]:
         status = ops.fstat(fd)
         what, owner = records.parse(ops.read(fd, records.MAX_SIZE + 1))
     finally:
-        ops.close(fd)
+        ops.shut(fd)
     return what, owner, status

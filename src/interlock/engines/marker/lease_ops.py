@@ -95,7 +95,7 @@ class LeaseOps:
                 return None
             raise
         finally:
-            os.close(fd)
+            _shut(fd)
 
     def exists(self, path: str) -> bool:
         try:
@@ -181,7 +181,7 @@ class LeaseOps:
             try:
                 self.write(fd, data, settle=True)
             finally:
-                os.close(fd)
+                _shut(fd)
             try:
                 os.rename(private, directory)
             except OSError:  # somebody was faster, or it is done and the answer was lost
@@ -253,7 +253,7 @@ class LeaseOps:
         try:
             return instance.watch(fd, instance.REPLACED | what, key, tell)
         finally:
-            os.close(fd)
+            _shut(fd)
 
     def safe(self, directory: str) -> None:
         """Refuse a log that is no real directory, or another user's who could swap it (in a sticky directory)."""
@@ -323,3 +323,11 @@ class LeaseOps:
 
     def dead(self, party: Party) -> bool:
         return identity.party_is_dead(party)
+
+
+def _shut(fd: int) -> None:
+    """close(2) of what was only looked at, or is on the server by fsync(2): the descriptor is gone in any case."""
+    try:
+        os.close(fd)
+    except OSError:
+        pass

@@ -150,6 +150,13 @@ class Ops:
         for claim.fd in map(os.open, (path,), (CREATE,), (mode,)):  # by name: dependents' tests replace it
             break
 
+    def shut(self, fd: int) -> None:
+        """close(2) of what was only looked at: the descriptor is gone, and an error of it says nothing."""
+        try:
+            self.close(fd)
+        except OSError:
+            pass
+
     def close_claim(self, claim: MarkerClaim) -> OSError | None:
         """The descriptor is gone, whatever close(2) says; its error is returned."""
         if claim.fd is None:

@@ -218,7 +218,7 @@ def _alive(ops: Ops, name: str, pid: int) -> bool:
     try:
         kind, owner = records.parse(ops.read(fd, records.MAX_SIZE + 1))
     finally:
-        ops.close(fd)
+        ops.shut(fd)
     if owner is None:
         return kind in ("empty", "sentinel", "foreign")
     if owner.mode == "unknown":
