@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import ssl
 import subprocess
 import sys
@@ -11,13 +12,17 @@ import threading
 import time
 import urllib.request
 from base64 import b64decode, b64encode
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from interlock import EngineError, Lock, LostError, NotHeldError, RWLock, Semaphore, UnsupportedError, inspect
+from interlock._address import Address
 from interlock._target import resolve
-from interlock.engines.etcd import guard
+from interlock.engines.etcd import EtcdClaim, guard
+from interlock.engines.etcd.client import Client
+from interlock.engines.etcd.watch import Listener
 from interlock.testing.conformance import verbs
 from interlock.testing.conformance.crew import Crew, MemberError, acquire, look, release
 
@@ -500,6 +505,32 @@ def test_a_forked_child_has_connections_of_its_own(etcd_server: Etcd, target: st
     hold.assert_held()
     hold.release()
     assert queue(etcd_server, target) == []
+
+
+def test_threads_that_wait_first_at_the_same_moment_have_one_listener(
+    etcd_server: Etcd, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each started one, with a wake-up of its own; one of them had its closed, and never slept any more."""
+    both = threading.Barrier(2)
+
+    def meeting() -> tuple[socket.socket, socket.socket]:
+        both.wait(60.0)
+        return socket.socketpair()
+
+    monkeypatch.setattr("interlock.engines.etcd.watch.socket", SimpleNamespace(socketpair=meeting))
+    began = set(threading.enumerate())
+    listener = Listener(Client(Address.parse(target)))
+    claims = [EtcdClaim(), EtcdClaim()]
+    for number, claim in enumerate(claims):
+        listener.attach(claim, f"{target} {number}/".encode(), False)
+    until(lambda: all(claim.watch and claim.watch.live_from for claim in claims), "both watches")
+    until(lambda: len(listeners(began)) == 1, "the end of the other listener")
+    for claim in claims:
+        listener.detach(claim)
+
+
+def listeners(before: set[threading.Thread]) -> list[threading.Thread]:
+    return [thread for thread in set(threading.enumerate()) - before if thread.name == "interlock etcd"]
 
 
 def test_a_member_of_the_crew_is_told_why(crew: Crew) -> None:

@@ -63,6 +63,23 @@ def number(answer: dict[str, Any], key: str) -> int:
     return int(answer.get(key, 0))
 
 
+class _InOnePiece(HTTPConnection):
+    """http.client sends the head, and then the body; the server wakes up for each of them."""
+
+    def endheaders(self, message_body: Any = None, *, encode_chunked: bool = False) -> None:
+        pieces: list[bytes] = []
+        self.send = pieces.append  # type: ignore[method-assign,assignment]
+        try:
+            super().endheaders(message_body, encode_chunked=encode_chunked)
+        finally:
+            del self.send
+        self.send(b"".join(pieces))
+
+
+class _Secured(_InOnePiece, HTTPSConnection):
+    """The same over TLS."""
+
+
 class Client:
     """The endpoints of one URL."""
 
@@ -173,9 +190,9 @@ class Client:
         """A new one, not connected yet. `seconds`: for the connecting."""
         host, port = self.endpoints[endpoint % len(self.endpoints)]
         if self.tls:
-            connection: HTTPConnection = HTTPSConnection(host, port, timeout=seconds, context=self._trust())
+            connection: HTTPConnection = _Secured(host, port, timeout=seconds, context=self._trust())
         else:
-            connection = HTTPConnection(host, port, timeout=seconds)
+            connection = _InOnePiece(host, port, timeout=seconds)
         self._open[connection] = None
         return connection
 

@@ -241,10 +241,10 @@ class Base(RemoteEngine):
         claim.guarded = False
         self._stop_waiting(claim)
         if not lease.gone and (claim.entered or claim.pending):
-            body = self._departure(claim, lease)
+            path, body = self._departure(claim, lease)
 
             def depart() -> None:
-                self.server.client.call("/v3/kv/txn", body)
+                self.server.client.call(path, body)
 
             try:
                 depart()
@@ -258,8 +258,13 @@ class Base(RemoteEngine):
         self.server.leases.part(claim)
         claim.pending = 0
 
-    def _departure(self, claim: EtcdClaim, lease: Lease) -> dict[str, Any]:
+    def _departure(self, claim: EtcdClaim, lease: Lease) -> tuple[str, dict[str, Any]]:
         gone = self._gone(claim)
+        if not claim.pending and len(gone) == 1:
+            return "/v3/kv/deleterange", gone[0]["request_delete_range"]
+        return "/v3/kv/txn", self._withdrawal(claim, lease, gone)
+
+    def _withdrawal(self, claim: EtcdClaim, lease: Lease, gone: list[dict[str, Any]]) -> dict[str, Any]:
         if not claim.pending:
             return {"success": gone}
         note = {"request_put": {"key": text(_note(claim)), "value": "", "lease": str(lease.id)}}

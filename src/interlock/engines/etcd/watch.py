@@ -25,13 +25,12 @@ import logging
 import select
 import socket
 import threading
-from http.client import HTTPException
 from itertools import count
 from time import monotonic, sleep
 
 from ..._core import arbiter, fork
 from ..._core.lost import tell
-from ..._errors import EngineError
+from ..._wait.deaf import deafen
 from ..._wait.workers import workers
 from .client import number, plain
 from .entries import whole
@@ -80,13 +79,13 @@ class Listener:
     def _begin(self) -> None:
         self._watches: dict[tuple[bytes, bool], Watch] = {}
         self._numbers = count(1)
-        self._thread: threading.Thread | None = None
-        self._wake: tuple[socket.socket, socket.socket] | None = None
+        self._wakes: dict[str, tuple[socket.socket, socket.socket]] = {}  # of the one thread, once it runs
         self._stream: _Stream | None = None
 
     def _forget(self) -> None:
         """In a forked child: close what is the parent's."""
-        for end in (*(self._wake or ()), *((self._stream.socket,) if self._stream else ())):
+        ends = [end for pair in self._wakes.values() for end in pair]
+        for end in (*ends, *((self._stream.socket,) if self._stream else ())):
             end.close()
         self._begin()
 
@@ -113,39 +112,47 @@ class Listener:
             watch.idle_since = monotonic()
 
     def _start(self) -> None:
-        if self._thread is None:
-            wake = socket.socketpair()
-            for end in wake:
-                end.setblocking(False)
-            thread = threading.Thread(target=self._run, args=(wake[0],), name="interlock etcd", daemon=True)
-            self._wake, self._thread = wake, thread
-            thread.start()
-        elif self._wake is not None:
-            with contextlib.suppress(BlockingIOError):
-                self._wake[1].send(b"x")
+        wake = self._wakes.get("")
+        if wake is None:
+            threading.Thread(target=self._run, name="interlock etcd", daemon=True).start()
+        else:
+            _send(wake)
 
     # ---- in the thread
 
-    def _run(self, wake: socket.socket) -> None:
-        mine = threading.current_thread()
-        while self._thread is mine:
-            stream = None
-            began = monotonic()
-            try:
-                if self._watches:
-                    self._stream = stream = _Stream(self._client)
-                    self._serve(stream, wake)
-                else:
-                    self._nap(wake, None)
-            except (OSError, HTTPException, EngineError, ValueError) as error:
-                logging.getLogger("interlock").debug("the watch on %s ended: %s", self._client.public, error)
-            finally:
-                self._stream = None
-                if stream is not None:
-                    stream.close()
-            self._down()
-            if self._watches and monotonic() - began < _BEFORE_RETRY:
-                sleep(_BEFORE_RETRY)
+    def _run(self) -> None:
+        """Threads that wait first at the same moment start one each, and all but one of those end at once. They find
+        that out for themselves, as who starts them may be interrupted at any point."""
+        deafen()
+        mine = socket.socketpair()
+        for end in mine:
+            end.setblocking(False)
+        wake = self._wakes.setdefault("", mine)
+        if wake is mine:
+            while True:
+                self._listen(wake[0])
+        for end in mine:
+            end.close()
+        _send(wake)
+
+    def _listen(self, wake: socket.socket) -> None:
+        stream = None
+        began = monotonic()
+        try:
+            if self._watches:
+                self._stream = stream = _Stream(self._client)
+                self._serve(stream, wake)
+            else:
+                self._nap(wake, None)
+        except Exception as error:  # noqa: BLE001 - whatever a server may say: without this thread nobody is told
+            logging.getLogger("interlock").debug("the watch on %s ended: %r", self._client.public, error)
+        finally:
+            self._stream = None
+            if stream is not None:
+                stream.close()
+        self._down()
+        if self._watches and monotonic() - began < _BEFORE_RETRY:
+            sleep(_BEFORE_RETRY)
 
     def _nap(self, wake: socket.socket, seconds: float | None) -> None:
         select.select([wake], [], [], seconds)
@@ -215,6 +222,11 @@ class Listener:
             if claim.since and changes.get(claim.key) and claim.watch is watch:
                 claim.gone = claim.gone or "its entry was removed by somebody else"
                 tell(claim, claim.gone)
+
+
+def _send(wake: tuple[socket.socket, socket.socket]) -> None:
+    with contextlib.suppress(BlockingIOError):  # then there is one to be read already
+        wake[1].send(b"x")
 
 
 def _create(watch: Watch) -> dict[str, Any]:
