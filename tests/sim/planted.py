@@ -16,7 +16,7 @@ from interlock.engines.memory import MemoryClaim, MemoryEngine
 from interlock.testing import simprocess
 from interlock.testing.simposix import SimEvents, SimOps, kernel_engine
 
-from .scenarios import EVENTS, EVENTS_ONLY, FRONT_OF_ONE, explore, kernel_world, memory, memory_world
+from .scenarios import EVENTS, EVENTS_ONLY, FRONT_OF_ONE, NOBODY_STOPPED, explore, kernel_world, memory, memory_world
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,6 +151,32 @@ class NotFair(KernelEngine):
 
     def _may_try(self, claim: KernelClaim, fd: int) -> bool:
         return super()._may_try(claim, fd) or claim.front
+
+
+@plant(
+    "overtaken",
+    ENGINE,
+    (0, 1, 2),
+    world=lambda: kernel_world(fifo=True),
+    patches=(*EVENTS, *NOBODY_STOPPED),
+    fair=True,
+    rounds=(2, 1, 1),
+    crashes=1,
+    preemptions=1,
+)
+class FollowsItsPredecessor(KernelEngine):
+    """Remembers who stood before it, and takes its turn when that one is gone: which may have died in the queue."""
+
+    def _may_try(self, claim: Any, fd: int) -> bool:
+        mine = super()._may_try(claim, fd)
+        if claim.instance is None:
+            return mine
+        if not hasattr(claim, "before"):
+            claim.before, older = None, tickets.BASE
+            while (found := tickets.first_since(self.ops, fd, older, claim.ticket)) is not None:
+                claim.before, older = found, found + 1
+        before = claim.before
+        return mine or (before is not None and not tickets.anybody_since(self.ops, fd, before, before + 1))
 
 
 # ---- wake-ups

@@ -15,6 +15,7 @@ from .planted import PLANTS, Plant
 from .scenarios import EVENTS, EVENTS_ONLY, count, kernel_world, share
 
 if TYPE_CHECKING:
+    from interlock._model import Mode
     from interlock.engines.kernel import KernelClaim
 
 UP = "update upgrade"
@@ -172,6 +173,48 @@ class MindsItsPlace(Readers):
         assert isinstance(claim, SharedClaim)
         claim.got = False
         return super()._admitted(claim, fd, last)
+
+
+@plant_lane("waits for ever", "write read meet", "read")
+class DowngradesInSilence(Writers):
+    """Lets readers in, and does not tell those that sleep."""
+
+    def downgrade(self, claim: SharedClaim, mode: Mode) -> None:
+        ops: Any = self.ops
+        ops.tell = lambda fd: None
+        super().downgrade(claim, mode)
+        del ops.tell
+
+
+@plant_lane("waits for ever", "update read meet", "update")
+class KeepsTheUpdatersByte(Updaters):
+    """Reads on, and does not let another one update."""
+
+    def downgrade(self, claim: SharedClaim, mode: Mode) -> None:
+        claim.mode = mode
+        self.ops.tell(claim.fd)
+
+
+# ---- order
+
+
+@plant_lane("overtaken", "read", "read", "write", world={"heeded": True})
+class PassesWriters(Readers):
+    """Comes to read and does not mind the writers that wait: readers without end would starve them."""
+
+    def try_now(self, claim: Any, timeout: float) -> bool:
+        return False
+
+    def _admitted(self, claim: KernelClaim, fd: int, last: bool) -> bool:
+        return claim.parker is None or super()._admitted(claim, fd, last)
+
+
+@plant_lane("overtaken", "read", "update", "write", world={"heeded": True})
+class UpdatesBeforeWriters(Updaters):
+    """The same of one that comes to update."""
+
+    def _admitted(self, claim: KernelClaim, fd: int, last: bool) -> bool:
+        return claim.parker is None or super()._admitted(claim, fd, last)
 
 
 PLANTS.append(

@@ -10,7 +10,7 @@ from interlock.engines import kernel as kernel_module
 from interlock.engines.kernel import tickets
 from interlock.testing.sim import Contender, Explorer, Result, World
 from interlock.testing.simkernel import SimKernel
-from interlock.testing.simposix import kernel_engine, kernel_lanes, kernel_slots
+from interlock.testing.simposix import SimOps, kernel_engine, kernel_lanes, kernel_slots
 from interlock.testing.simprocess import memory_engine, modes, permits, turns
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ __all__ = [
     "EVENTS",
     "EVENTS_ONLY",
     "FRONT_OF_ONE",
+    "NOBODY_STOPPED",
     "count",
     "explore",
     "kernel",
@@ -37,8 +38,12 @@ FOREVER = float("inf")
 EVENTS: tuple[Patch, ...] = ((kernel_module, "NAP", FOREVER), (arbiter, "NAP", FOREVER))
 """No nap cap. Echo naps may still hide a wake-up that was lost: they are there for holders that die."""
 
-EVENTS_ONLY: tuple[Patch, ...] = (*EVENTS, (kernel_module, "_ECHOES", ()))
+EVENTS_ONLY: tuple[Patch, ...] = (*EVENTS, (kernel_module, "_ECHOES", ()), (kernel_module, "PATIENCE", FOREVER))
 """No nap at all: each wake-up must come from an event."""
+
+NOBODY_STOPPED: tuple[Patch, ...] = ((SimOps, "stopped", lambda self, pid: False),)
+"""What /proc says where nobody is. Without it whoever has napped may pass, which is the worst case for exclusion, and
+no order."""
 
 FRONT_OF_ONE: tuple[Patch, ...] = ((tickets, "FRONT", 1),)
 """So that with three contenders somebody stands at the back of the queue."""

@@ -14,7 +14,7 @@ from interlock import lock
 from interlock.testing.simposix import SimOps
 from interlock.testing.simprocess import PATH
 
-from .scenarios import EVENTS, EVENTS_ONLY, FRONT_OF_ONE, explore, kernel, kernel_world, run
+from .scenarios import EVENTS, EVENTS_ONLY, FRONT_OF_ONE, NOBODY_STOPPED, explore, kernel, kernel_world, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,6 +63,11 @@ SCENARIOS: dict[str, tuple[tuple[int, ...], dict[str, Any], int]] = {
 DEEP: dict[str, tuple[tuple[int, ...], dict[str, Any], int]] = {
     "three, new file": ((0, 1, 2), {"patches": EVENTS_ONLY, "world": {"exists": False}}, 20_000),
     "three, killed": ((0, 1, 2), {"patches": EVENTS, "crashes": 1}, 30_000),
+    "three, fair, killed": (
+        (0, 1, 2),
+        {"patches": (*EVENTS, *NOBODY_STOPPED), "fair": True, "crashes": 1, "world": {"fifo": True}},
+        50_000,
+    ),
     "three, fair, early naps": ((0, 1, 2), {"patches": EVENTS, "fair": True, "jumps": 1}, 20_000),
 }
 BOUNDED: dict[str, tuple[tuple[int, ...], dict[str, Any], int]] = {

@@ -57,7 +57,13 @@ SHARING: dict[str, tuple[tuple[str, ...], dict[str, Any], int]] = {
     "reader and a Lock": (("read",), {"others": [LOCK]}, 150),
     "upgrade and a Lock": ((UP,), {"others": [LOCK]}, 200),
     "writer and a Lock": (("write",), {"others": [LOCK]}, 150),
-    "readers and a writer": (("read", "read", "write"), {}, 4_000),
+    "downgrade, and stay": (("write read meet", "read"), {}, 300),
+    "downgrade, and update on": (("write update meet", "read"), {}, 300),
+    "update no more": (("update read meet", "update"), {}, 250),
+    "up, down, and stay": (("update upgrade read meet", "read"), {}, 300),
+    "downgrade beside two": (("write read meet", "read", "update"), {}, 10_000),
+    "readers and a writer": (("read", "read", "write"), {"world": {"heeded": True}}, 5_000),
+    "reader, updater, writer": (("read", "update", "write"), {"world": {"heeded": True}}, 10_000),
     "two updaters and a reader": ((UP, UP, "read"), {}, 1_000),
 }
 SHARING_DEEP: dict[str, tuple[tuple[str, ...], dict[str, Any], int]] = {

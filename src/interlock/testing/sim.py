@@ -293,7 +293,7 @@ class Explorer:
 
     def _nap(self, world: World, sleepers: set[float]) -> Choice:
         if not sleepers:
-            raise Broken("everybody who is left waits for ever, and nobody holds the lock")
+            raise Broken("everybody who is left waits for ever, though nobody is in the way")
         if ("left", "naps") not in world.cells:
             raise Broken("nap follows upon nap, and nobody gets the lock")
         return ("nap", min(sleepers))

@@ -27,7 +27,7 @@ from .simworld import AGAIN, Broken, World
 
 if TYPE_CHECKING:
     from .simscript import Request
-    from .simworld import Choice, Parts
+    from .simworld import Choice, How, Parts
 
 CLOSED, REPLACED = 1, 2
 EXCLUSIVE = 6  # LOCK_EX | LOCK_NB
@@ -72,11 +72,13 @@ class SimKernel(World):
     """
 
     __slots__ = ()
-    LASTING = World.LASTING | {"name", "nlink", "inodes", "clock", "news", "fifo"}
+    LASTING = World.LASTING | {"name", "nlink", "inodes", "clock", "news", "fifo", "heeded"}
 
-    def __init__(self, cleanings: int = 0, exists: bool = True, fifo: bool = False) -> None:
-        """`exists`: there is a lock file from the beginning. `fifo`: nobody who queued may be overtaken."""
+    def __init__(self, cleanings: int = 0, exists: bool = True, fifo: bool = False, heeded: bool = False) -> None:
+        """`exists`: there is a lock file from the beginning. `fifo`: nobody who queued may be overtaken. `heeded`: who
+        comes to read or update while tickets stand may not get in before these are gone."""
         super().__init__()
+        self.put(("heeded",), heeded or None)
         self.put(("left", "cleanings"), cleanings or None)
         self.put(("fifo",), () if fifo else None)
         if exists:
@@ -92,6 +94,8 @@ class SimKernel(World):
             return tuple(
                 self._process_part(owner[0], *cell, at, owner[1], *range_) for at, (owner, *range_) in enumerate(value)
             )
+        if kind == "ahead":
+            return (self._part(cell[1], kind, value),)
         if kind == "fifo":
             placed = (self._process_part(owner[0], *cell, at, owner[1]) for at, owner in enumerate(value))
             return ((-1, cell), *placed)
@@ -102,6 +106,9 @@ class SimKernel(World):
     def on_open(self, who: int, create: bool) -> Any:
         process = self.setup.process[who]
         inode = self.get("name")
+        if self.get("heeded"):  # it comes now
+            # Told by their offsets, which are times that never come again, and not by whose they are: see `parts`.
+            self.put(("ahead", who), self._tickets() or None)
         if create:
             if inode is not None:
                 return _failed(errno.EEXIST)
@@ -257,6 +264,20 @@ class SimKernel(World):
         self._set_ranges(inode, [*others[:at], *_joined(mine), *others[at:]])
         return wish
 
+    def on_enter(self, who: int, token: int | None = None, how: How = "write") -> None:
+        ahead = self.get("ahead", who) or ()
+        if how in ("read", "update") and not set(ahead).isdisjoint(self._tickets()):
+            raise Broken(f"contender {who} came to {how} and has overtaken one that had queued before")
+        self.put(("ahead", who), None)
+        super().on_enter(who, token, how)
+
+    def _forget(self, who: int, how: str | None) -> None:
+        self.put(("ahead", who), None)
+        super()._forget(who, how)
+
+    def _tickets(self) -> tuple[int, ...]:
+        return tuple(sorted(start for _, start, _, _ in self._ranges(self.get("name")) if start >= BASE))
+
     def on_clock(self, who: int) -> int:
         """CLOCK_BOOTTIME: never twice the same."""
         now: int = (self.get("clock") or 0) + 1
@@ -321,7 +342,8 @@ class SimKernel(World):
         if verb in ("fstat", "stat"):  # a file that nobody will unlink does not change
             return not cleaner
         if verb == "open":  # and opening it is not seen, though a killed process's closing it would be
-            return not (cleaner or self.get("name") is None or ("left", "crashes") in self.cells)
+            seen = ("left", "crashes") in self.cells or self.get("heeded")
+            return not (cleaner or self.get("name") is None or seen)
         # An idle watch gets the same events as the one before, and its process alone sees the difference.
         return verb == "unwatch" and len(self.setup.threads[self.setup.process[who]]) == 1
 

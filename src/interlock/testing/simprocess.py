@@ -22,6 +22,7 @@ from ..engines import kernel
 from ..engines import memory as memory_module
 from ..engines.memory import MemoryClaim, MemoryEngine
 from .simscript import MINE, START, Script, SimIO, SimParker, Token
+from .simworld import ROUND
 
 if TYPE_CHECKING:
     from collections import deque
@@ -369,7 +370,8 @@ def modes(
     patches: Iterable[Patch] = (),
 ) -> Callable[[Script], None]:
     """A program of a read-write lock: acquire in the first mode of `verbs`, then do what the others say (`upgrade`, or
-    the mode to downgrade to), release. `lanes` makes the process's engine of a mode."""
+    the mode to downgrade to; `meet`: hold until nobody waits any more), release. `lanes` makes the process's engine of
+    a mode."""
     patches = tuple(patches)
     first, *then = verbs
 
@@ -385,6 +387,10 @@ def modes(
                     if done is not None:
                         await done
                     script.tell("become", "write")
+                elif verb == "meet":
+                    parker = Token("parker", MINE, script.first + ROUND - 1)  # nobody else knows this number
+                    script.tell("meet", parker)
+                    script.ask("park", parker, False, float("inf"), True)
                 else:
                     script.tell("become", verb)
                     hold._downgrade(verb)

@@ -136,7 +136,7 @@ class World:
             return tuple(self._part(who, kind, how) for who, how in value)
         if kind == "last":
             return (self._part(value, kind),)
-        if kind in ("at", "gone", "acquiring"):
+        if kind in ("at", "gone", "acquiring", "meets"):
             return (self._part(cell[1], kind, value),)
         if kind == "set":
             return (self._part(cell[1].who, kind, cell[1].number),)
@@ -227,6 +227,20 @@ class World:
             if token <= (self.get("tokens") or 0):
                 raise Broken(f"fencing token {token} came after {self.get('tokens')}")
             self.put(("tokens",), token)
+        self._met()
+
+    def on_meet(self, who: int, token: Token) -> None:
+        """It will hold until nobody else waits any more: `token` wakes it when all others are inside, or have ended."""
+        self.put(("meets", who), token.number)
+        self._met()
+
+    def _met(self) -> None:
+        for cell in [cell for cell in self.cells if cell[0] == "meets"]:
+            within = {who for who, _ in self.get("inside") or ()}
+            others = set(range(len(self.setup.contenders))) - within - {cell[1]}
+            if all(("gone", other) in self.cells for other in others):
+                self.put(("set", Token("parker", cell[1], self.cells[cell])), True)
+                self.put(cell, None)
 
     def on_become(self, who: int, how: How) -> None:
         """Go on in another mode."""
@@ -249,6 +263,7 @@ class World:
             raise Broken(f"contender {who} ended with {how}")
         more = how == "done" and self.spend(f"{ROUNDS}{who}")
         self._forget(who, None if more else how)
+        self._met()
         return not more
 
     def _forget(self, who: int, how: str | None) -> None:

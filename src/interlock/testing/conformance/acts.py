@@ -89,9 +89,7 @@ async def count_together(
     parts: list[Counted] = []
 
     async def work(number: int) -> None:
-        parts.append(
-            await count(desk, targets[number % len(targets)], path, times, several[number % len(several)])
-        )
+        parts.append(await count(desk, targets[number % len(targets)], path, times, several[number % len(several)]))
 
     async with desk.world.group() as group:
         for number in range(contenders):

@@ -245,9 +245,7 @@ async def acquire(
     return _keep(desk, name or target, hold, asked)
 
 
-async def try_acquire(
-    desk: Desk, target: str, name: str = "", options: dict[str, Any] | None = None
-) -> Grant | None:
+async def try_acquire(desk: Desk, target: str, name: str = "", options: dict[str, Any] | None = None) -> Grant | None:
     lock = desk.lock(target, **(options or {}))
     asked = time.monotonic()
     hold = await desk.world.try_acquire(lock)

@@ -26,9 +26,7 @@ sys.exit(0)
 
 
 class Ends(ServedSuite):
-    def _pairs(
-        self, served: Served, crew: Crew, name: str
-    ) -> list[tuple[Member, Member, str, Pending, int | None]]:
+    def _pairs(self, served: Served, crew: Crew, name: str) -> list[tuple[Member, Member, str, Pending, int | None]]:
         """In each world one that holds, with one of the next world that waits."""
         pairs = []
         for mine, its, target in self.everywhere(served, name):

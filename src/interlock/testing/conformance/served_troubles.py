@@ -30,9 +30,7 @@ for line in sys.stdin:
 
 
 class Troubles(ServedSuite):
-    def _through(
-        self, served: Served, crew: Crew, name: str
-    ) -> list[tuple[Member, str, str, Proxy]]:
+    def _through(self, served: Served, crew: Crew, name: str) -> list[tuple[Member, str, str, Proxy]]:
         """In each world one that holds through a network of its own: (member, its target, others' target, network)."""
         self.need_server(served)
         holders = []

@@ -65,9 +65,7 @@ class Turns(ServedSuite):
             assert waiting.result().got - at < self.within(served)
             three.do(release, target)
 
-    def test_04_processes_count_together(
-        self, served: Served, crew: Crew, name: str, tmp_path: Path
-    ) -> None:
+    def test_04_processes_count_together(self, served: Served, crew: Crew, name: str, tmp_path: Path) -> None:
         """And none gets less than half of its share, where order is promised."""
         times, path, target = served.increments, str(tmp_path / "counter"), served.target(name)
         members = [crew.hire(WORLDS[number % 3]) for number in range(8)]

@@ -181,9 +181,7 @@ class SemaphoreProcessSuite(_FarSuite):
     @pytest.mark.parametrize("fair", [False, True])
     @pytest.mark.parametrize("end", ["release", "kill"])
     @scenario
-    async def test_a_waiter_gets_the_slot_that_was_let_go(
-        self, target: str, peer: Peer, end: str, fair: bool
-    ) -> None:
+    async def test_a_waiter_gets_the_slot_that_was_let_go(self, target: str, peer: Peer, end: str, fair: bool) -> None:
         mine = await self._do(self._semaphore(target), "acquire")
         assert peer.ask("lock acquire") == "1"
         act = peer.end if end == "kill" else lambda: peer.ask("hold release")

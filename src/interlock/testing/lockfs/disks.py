@@ -1,6 +1,6 @@
 """Real filesystems to mount for a test: images over a loop device, tmpfs, overlay; each seen at two places.
 
-    with disk("xfs", tmp_path) as (one, two): ...
+with disk("xfs", tmp_path) as (one, two): ...
 """
 
 from __future__ import annotations

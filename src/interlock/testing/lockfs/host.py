@@ -94,9 +94,7 @@ class Host:
         self._files: dict[int, int] = {}
         self._listings: dict[int, list[tuple[int, int, bytes]]] = {}
         self._handle = 0
-        self._verbs: dict[Op, Callable[[Request], object]] = {
-            op: getattr(self, "_" + op.name.lower()) for op in Op
-        }
+        self._verbs: dict[Op, Callable[[Request], object]] = {op: getattr(self, "_" + op.name.lower()) for op in Op}
 
     def close(self) -> None:
         """Forget everything. The kernel's side of it ends with the descriptor: ECONNABORTED, then ENOTCONN."""
