@@ -169,7 +169,7 @@ def in_a_thread(fn: Callable[[], object]) -> object:
 
 
 def until(true: Callable[[], object]) -> None:
-    limit = time.monotonic() + 20
+    limit = time.monotonic() + 60
     while not true():
         assert time.monotonic() < limit
         time.sleep(0.001)

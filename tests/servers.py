@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Self
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds that a server may take to start or to stop."""
 
 

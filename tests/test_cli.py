@@ -28,7 +28,7 @@ TOOL = [sys.executable, "-m", "interlock"]
 
 
 def tool(*words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*TOOL, *words], capture_output=True, text=True, timeout=30, cwd=cwd)
+    return subprocess.run([*TOOL, *words], capture_output=True, text=True, timeout=100, cwd=cwd)
 
 
 def test_version() -> None:
@@ -41,7 +41,7 @@ def test_the_installed_command_is_the_same() -> None:
     script = Path(sys.executable).with_name("interlock" + (".exe" if sys.platform == "win32" else ""))
     if not script.exists():
         pytest.skip("interlock is not installed beside this interpreter")
-    done = subprocess.run([script, "--version"], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, timeout=100)
     assert done.stdout == tool("--version").stdout
 
 
@@ -51,7 +51,7 @@ def test_without_click_it_says_how_to_get_it(start: str) -> None:
         [sys.executable, "-c", f"import sys; sys.modules['click'] = None; {start}"],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=100,
     )
     assert done.returncode == 2
     assert done.stderr == "interlock: the command line needs click: pip install 'interlock[cli]'\n"
@@ -64,7 +64,7 @@ def test_a_broken_click_is_not_mistaken_for_a_missing_one(tmp_path: Path) -> Non
         [sys.executable, "-c", "import interlock.__main__"],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=100,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )
     assert "no_such_module" in done.stderr
@@ -73,7 +73,7 @@ def test_a_broken_click_is_not_mistaken_for_a_missing_one(tmp_path: Path) -> Non
 
 def test_importing_the_library_loads_no_click() -> None:
     code = "import sys, interlock; interlock.Lock('x'); sys.exit('click' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], timeout=30).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=100).returncode == 0
 
 
 def test_every_command_is_where_the_table_says() -> None:
@@ -97,7 +97,7 @@ def test_the_overview_loads_no_command() -> None:
         "except SystemExit: pass\n"
         "print([name for name in sys.modules if name in ('interlock.cli._run', 'interlock.lock', 'rich')])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert done.stdout.splitlines()[-1] == "[]"
 
 
@@ -300,7 +300,7 @@ def test_the_command_runs_where_standard_streams_are_closed(closed: str, tmp_pat
     """As daemons start their children. The lock file's descriptor must not become the command's standard output."""
     need_module("click")
     script = f"exec {sys.executable} -m interlock run x.lock -- sh -c 'echo ran >mark' {closed}"
-    assert subprocess.run(["sh", "-c", script], cwd=tmp_path, timeout=30).returncode == 0
+    assert subprocess.run(["sh", "-c", script], cwd=tmp_path, timeout=100).returncode == 0
     assert (tmp_path / "mark").read_text() == "ran\n"
     assert (tmp_path / "x.lock").read_bytes() == b""
 
@@ -315,7 +315,7 @@ def test_who_says_that_it_cannot_write(tmp_path: Path) -> None:
     need_module("click")
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [*TOOL, "who", "x.lock"], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30
+            [*TOOL, "who", "x.lock"], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, timeout=100
         )
     assert done.returncode == 125
     assert done.stderr.startswith("interlock: standard output: ")

@@ -169,7 +169,7 @@ def test_what_a_waiter_tries_is_its_own(path: str, tmp_path: Path) -> None:
     reuse(fd, str(tmp_path / "user.txt"))
     fcntl.flock(holder, fcntl.LOCK_UN)
     os.close(holder)
-    thread.join(20)
+    thread.join(60)
     other = os.open(tmp_path / "user.txt", os.O_RDWR)
     fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody locked it
     assert box[0]._claim.fd != fd

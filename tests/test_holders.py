@@ -172,7 +172,7 @@ def test_this_process_names_its_threads_and_tasks(tmp_path: Path) -> None:
     def work() -> None:
         with Lock(path):
             inside.set()
-            done.wait(30)
+            done.wait(60)
 
     def queue(name: str) -> threading.Thread:
         before = len(inspect(path).waiters)
@@ -184,7 +184,7 @@ def test_this_process_names_its_threads_and_tasks(tmp_path: Path) -> None:
 
     threads = [threading.Thread(target=work, name="the builder")]
     threads[0].start()
-    assert inside.wait(30)
+    assert inside.wait(60)
     threads += [queue("first"), queue("second")]
     report = inspect(path)
     done.set()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def made() -> Instance:
     """A new instance. There are few per user (fs.inotify.max_user_instances), and others may have them just now."""
-    limit = time.monotonic() + 30
+    limit = time.monotonic() + 60
     while True:
         try:
             return Instance()

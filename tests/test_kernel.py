@@ -161,7 +161,7 @@ def test_a_waiter_sees_that_its_file_is_gone(change: Callable[[Path], Callable[[
         until(lambda: len(descriptors(path)) == 1 and not got)
         time.sleep(0.02)
         change(path)()
-        thread.join(10)
+        thread.join(60)
         assert got
         holder.stdin.write("\n")
         holder.stdin.flush()

@@ -88,7 +88,7 @@ def wait_for_a_process(path: Path) -> float:
         told = time.monotonic()
         holder.stdin.write("\n")
         holder.stdin.flush()
-        thread.join(20)
+        thread.join(60)
         return got[0] - told
     finally:
         holder.kill()

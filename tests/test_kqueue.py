@@ -290,7 +290,7 @@ def _release_when_watched(lock: Lock, holder: subprocess.Popen[str], how: str) -
     """Let the holder go once this process sleeps on the lock."""
 
     def release() -> None:
-        late = time.monotonic() + 20
+        late = time.monotonic() + 60
         while time.monotonic() < late:
             claim = turns.get(lock._line)
             if claim is not None and getattr(claim, "instance", None) is not None:

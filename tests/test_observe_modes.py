@@ -100,13 +100,13 @@ def test_an_upgrade_that_waits_and_one_that_gives_up(target: str, log: Log) -> N
             hold.upgrade(0.02)
         assert not hold.try_upgrade()
         first.set()
-        assert second.wait(30)
+        assert second.wait(60)
         hold.upgrade()
         hold.release()
 
     thread = threading.Thread(target=update)
     thread.start()
-    assert first.wait(30)
+    assert first.wait(60)
     mine = [event for event in log.events if event.thread == thread.name]
     assert [(event.kind, event.was, event.mode) for event in mine] == [
         ("acquired", "", "update"),

@@ -143,8 +143,8 @@ def test_a_wait_in_vain_counts() -> None:
         with Lock(A):
             thread = threading.Thread(target=other)
             thread.start()
-            inside.wait(20)
-            done.wait(20)
+            inside.wait(60)
+            done.wait(60)
             thread.join()
         first_this_way()
     assert len(texts) == 1
@@ -267,7 +267,7 @@ def test_the_environment_switches_it_on(value: str | None, expected: int) -> Non
     if value is not None:
         environment["INTERLOCK_CHECK_ORDER"] = value
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(expected)], env=environment, stderr=subprocess.PIPE, text=True, timeout=20
+        [sys.executable, "-c", PROGRAM, str(expected)], env=environment, stderr=subprocess.PIPE, text=True, timeout=100
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("LockOrderWarning") == expected

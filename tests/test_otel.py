@@ -103,7 +103,7 @@ def test_a_wait_is_a_span_with_its_outcome(tmp_path: Path, sink: Sink) -> None:
 
     other = threading.Thread(target=enter)
     other.start()
-    assert waiting.wait(30)
+    assert waiting.wait(60)
     while len(resolve_queue(path)) < 1:
         pass
     hold.release()
@@ -184,7 +184,7 @@ def test_an_upgrade_that_had_to_wait(tmp_path: Path, sink: Sink) -> None:
     other = threading.Thread(target=update)
     with observe(lambda event: waits.set() if event.kind == "waiting" else None):
         other.start()
-        assert waits.wait(30)
+        assert waits.wait(60)
         reader.release()
         other.join()
     (wait,) = sink.spans("interlock.wait")
@@ -208,7 +208,7 @@ def test_a_loss_that_nobody_asked_about(tmp_path: Path, sink: Sink) -> None:
     hold.on_lost(lambda reason: lost.set())
     line: Any = hold._claim.line  # type: ignore[union-attr]
     line.engine.break_stale(line, force=True)
-    assert lost.wait(30)
+    assert lost.wait(60)
     hold.release()
     (span,) = sink.spans("interlock.hold")
     assert [event.name for event in span.events] == ["lost"]
@@ -261,7 +261,7 @@ def test_without_a_provider_it_does_nothing() -> None:
 
 def test_the_library_does_not_load_it() -> None:
     code = "import sys, interlock\nwith interlock.observe(print): pass\nsys.exit('opentelemetry' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], timeout=30).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=100).returncode == 0
 
 
 def test_without_opentelemetry_it_says_what_to_install() -> None:

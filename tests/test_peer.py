@@ -49,7 +49,7 @@ def meet(one: Path, two: Path, *, said: str = "", said_there: str | None = None)
         guest = doctor(two, "--join", token, "--json", said=said if said_there is None else said_there)
         there, complaints = guest.communicate(timeout=110)
         assert there, complaints
-        out, _ = host.communicate(timeout=60)
+        out, _ = host.communicate(timeout=100)
     finally:
         host.kill()
         host.communicate()
@@ -107,7 +107,7 @@ def test_two_sides_that_were_told_different_things(tmp_path: Path) -> None:
 
 def test_nobody_comes(tmp_path: Path) -> None:
     host = doctor(tmp_path, "--peer", "--wait", "0.2")
-    out, complaints = host.communicate(timeout=60)
+    out, complaints = host.communicate(timeout=100)
     assert host.returncode == 4, complaints
     assert "--join" in out
     assert "no answer within" in complaints
@@ -117,7 +117,7 @@ def test_nobody_comes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("token", ["0123abcd", "../../x", "zzz"])
 def test_an_invitation_that_is_not_there(token: str, tmp_path: Path) -> None:
     guest = doctor(tmp_path, "--join", token)
-    _, complaints = guest.communicate(timeout=60)
+    _, complaints = guest.communicate(timeout=100)
     assert guest.returncode == 4
     assert token in complaints
     assert "Traceback" not in complaints

@@ -129,10 +129,10 @@ go, got, done = threading.Event(), threading.Event(), threading.Event()
 @pytest.fixture(scope="session", autouse=True)
 def background():
     def work():
-        go.wait(30)
+        go.wait(60)
         with Lock("background.lock"):
             got.set()
-            done.wait(30)
+            done.wait(60)
     thread = threading.Thread(target=work)
     thread.start()
     yield
@@ -143,7 +143,7 @@ def test_first(): pass
 
 def test_second():
     go.set()
-    assert got.wait(30)
+    assert got.wait(60)
 """
     )
     run(project).assert_outcomes(passed=2)

@@ -24,7 +24,7 @@ def python(program: str, directory: Path, **options: Any) -> subprocess.Complete
         env=environment,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=100,
         **options,
     )
 
@@ -124,4 +124,4 @@ def test_a_directory_that_is_gone_breaks_nothing(tmp_path: Path) -> None:
 def test_without_the_variable_nothing_is_loaded() -> None:
     code = "import sys, interlock; interlock.Lock('x'); sys.exit('interlock._record' in sys.modules)"
     environment = {name: value for name, value in os.environ.items() if name != "INTERLOCK_TRACE"}
-    assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=30).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=100).returncode == 0

@@ -549,7 +549,7 @@ class in_thread:  # noqa: N801 - reads as a statement
         return not self._thread.is_alive()
 
     def join(self) -> None:
-        self._thread.join(20)
+        self._thread.join(60)
         assert self.done(), "the thread hangs"
         if self._error is not None:
             raise self._error
@@ -575,7 +575,7 @@ def shut(lock: RWLock) -> bool:
 
 def until(true: Callable[[], Any]) -> None:
     """Wait for a fact."""
-    limit = time.monotonic() + 20
+    limit = time.monotonic() + 60
     while not true():
         assert time.monotonic() < limit
         time.sleep(0.001)
@@ -603,7 +603,7 @@ def test_an_upgrade_of_a_file_that_is_gone_is_lost(path: str, replaced: str) -> 
     with RWLock(path).write(5) as writer:
         if replaced == "before":
             thread.start()
-        thread.join(10)  # it does not wait for the reader of a file that is nobody's lock any more
+        thread.join(60)  # it does not wait for the reader of a file that is nobody's lock any more
         assert len(told) == 1
         assert hold.mode == "update"
         assert not writer.lost

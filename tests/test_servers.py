@@ -79,7 +79,7 @@ def test_a_server_dies_with_its_test_process() -> None:
     """)
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     pid, directory = said.stdout.split()
-    limit = time.monotonic() + 10.0
+    limit = time.monotonic() + 60
     while os.path.exists(f"/proc/{pid}") and time.monotonic() < limit:
         time.sleep(0.01)
     assert not os.path.exists(f"/proc/{pid}")

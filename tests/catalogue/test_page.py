@@ -72,7 +72,7 @@ def test_the_command_writes_the_bytes(indexes: dict[str, Path]) -> None:
     need_module("click")
     words = [word for source in sources(indexes) for word in ("--source", source)]
     command = [sys.executable, "-m", "interlock", "catalogue", "page", "py-filelock", "--ref", "develop", *words]
-    done = subprocess.run(command, capture_output=True, timeout=30)
+    done = subprocess.run(command, capture_output=True, timeout=100)
     assert (done.returncode, done.stderr) == (0, b"")
     assert hashlib.sha256(done.stdout).hexdigest() == SEED_SHA256
     assert len(done.stdout) == 29145

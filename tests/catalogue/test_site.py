@@ -422,7 +422,7 @@ def test_without_jinja_it_says_how_to_get_it(tmp_path: Path) -> None:
         f"try: write_site(found, {str(tmp_path / 'out')!r})\n"
         "except CatalogueError as error: print(error)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert done.stdout == "the site needs Jinja2: pip install 'interlock[catalogue]'\n"
 
 

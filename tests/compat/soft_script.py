@@ -117,7 +117,7 @@ def lease() -> None:
         watched._on_compromise = hear
         watched.acquire()
         os.unlink(path("watched"))
-        ended.wait(5)
+        ended.wait(60)
         seen["lease: lost"] = [told[-1].reason, told[-1].lock_file == path("watched"), watched.compromise == told[-1]]
         watched.release()
     seen["lease: after"] = [

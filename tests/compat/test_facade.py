@@ -64,7 +64,7 @@ def end(child: subprocess.Popen[str]) -> None:
     with child:
         assert child.stdin is not None
         child.stdin.close()
-        child.wait(20)
+        child.wait(60)
 
 
 # ---- waiting

@@ -205,13 +205,13 @@ def test_a_waiting_writer_keeps_new_readers_out(tmp_path: Path) -> None:
     writer = threading.Thread(target=write)
     writer.start()
     with Peer(NEW, "ReadWriteLock", path) as peer:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not refused(lock_on(path).acquire_read):
             assert time.monotonic() < deadline
         assert peer.ask("acquire_read 0.2") == "Timeout"
         assert not got.is_set()
         reader.release()
-        assert got.wait(30)
+        assert got.wait(60)
     writer.join()
 
 
@@ -386,7 +386,7 @@ def test_a_holder_that_was_put_out_is_told(tmp_path: Path) -> None:
     lock.acquire_write()
     for record in (tmp_path / "a.lock.rw" / "holders").iterdir():
         record.unlink()
-    assert rang.wait(30)
+    assert rang.wait(60)
     assert lock.compromise == told[0]
     assert told[0].reason == "evicted"
     with pytest.raises(RuntimeError, match="was lost"):

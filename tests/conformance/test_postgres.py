@@ -50,7 +50,7 @@ class _Server:
         wanted = {keys.main_key(name), keys.update_key(name), keys.gate_key(name)}
         base = keys.permits_base(name)
         engine = line.engine
-        limit = time.monotonic() + 5.0
+        limit = time.monotonic() + 60
         while True:  # what a finalizer or a closed event loop has let go is given back in the background
             with self.connection() as connection:
                 rows = connection.execute(

@@ -25,7 +25,7 @@ def test_a_closed_connection_is_a_loss_also_while_another_thread_talks_on_it() -
         try:
             hold.assert_held()
             server.kill()
-            limit = time.monotonic() + 5.0
+            limit = time.monotonic() + 60
             while not hold.lost and time.monotonic() < limit:
                 time.sleep(0.01)
             assert hold.lost

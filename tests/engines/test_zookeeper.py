@@ -85,7 +85,7 @@ def _near(server: ZooKeeper, name: str) -> str:
     return server.target(name, f"il_ttl={TTL:g}")
 
 
-def _until(true: Callable[[], object], what: str, seconds: float = 15.0) -> None:
+def _until(true: Callable[[], object], what: str, seconds: float = 60.0) -> None:
     limit = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < limit, f"{what} did not happen within {seconds} s"

@@ -330,7 +330,7 @@ class _Behind:
             time.sleep(0.0001)
 
     def served(self) -> None:
-        self._thread.join(5)
+        self._thread.join(60)
         if self._thread.is_alive():
             raise AssertionError("the thread behind us was not woken")
 

@@ -59,7 +59,7 @@ def trio() -> None:
 @pytest.fixture
 def namespaces() -> None:
     """For tests that mount, or lower limits, where nobody else sees it."""
-    done = subprocess.run([need("unshare"), "-rm", "true"], capture_output=True, text=True, timeout=10)
+    done = subprocess.run([need("unshare"), "-rm", "true"], capture_output=True, text=True, timeout=100)
     if done.returncode:
         reason = f"needs user and mount namespaces: {done.stderr.strip()}"
         (pytest.fail if os.environ.get("INTERLOCK_REQUIRE_ALL") else pytest.skip)(reason)

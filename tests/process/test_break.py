@@ -43,7 +43,7 @@ sys.stdin.read()
 
 
 def breaking(path: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*TOOL, str(path), *words], capture_output=True, text=True, timeout=30)
+    return subprocess.run([*TOOL, str(path), *words], capture_output=True, text=True, timeout=100)
 
 
 class Holder:
@@ -96,7 +96,7 @@ def test_who_inherited_a_kernel_lock_is_named(tmp_path: Path) -> None:
         "print(child.pid, flush=True)\n"
         "os.kill(os.getpid(), 9)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, timeout=100)
     child = int(done.stdout)
     try:
         asked = breaking(path)

@@ -162,7 +162,7 @@ def run(path: str, body: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-W", "always::ResourceWarning", "-c", code, path],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=100,
     )
 
 

@@ -151,7 +151,7 @@ def test_multiprocessing_by_fork(path: str) -> None:
         with open(counter) as file:
             assert file.read() == "0"
     for child in children:
-        child.join(30)
+        child.join(60)
         assert child.exitcode == 0
     with open(counter) as file:
         assert file.read() == "400"
@@ -409,7 +409,7 @@ assert {name!r} not in sys.modules
 fcntl.flock(os.open(path, os.O_RDWR | os.O_CREAT), fcntl.LOCK_EX)
 sys.meta_path.insert(0, Finder())
 threading.Thread(target=lambda: Lock(path).acquire(30), daemon=True).start()
-if not Finder.reached.wait(20):
+if not Finder.reached.wait(60):
     os._exit(2)
 pid = os.fork()
 if pid == 0:

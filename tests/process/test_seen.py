@@ -101,7 +101,7 @@ def peer() -> Iterator[Callable[[], Peer]]:
 
 def interlock(*words: str) -> str:
     need_module("click")
-    done = subprocess.run([sys.executable, "-m", "interlock", *words], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-m", "interlock", *words], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

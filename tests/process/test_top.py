@@ -42,7 +42,7 @@ HOSTILE = "a [red]b[bold] \x1b[31m\x1b]0;owned\x07\n\udcff.lock"
 
 
 def top(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*TOP, *words], capture_output=True, text=True, timeout=30)
+    return subprocess.run([*TOP, *words], capture_output=True, text=True, timeout=100)
 
 
 def locks(*words: str) -> dict[str, Any]:
@@ -221,7 +221,7 @@ def test_the_locks_of_others_and_those_that_block_in_the_kernel(tmp_path: Path) 
             assert lock["waiters"][0]["pid"] == blocked.pid
         finally:
             fcntl.flock(file, fcntl.LOCK_UN)
-            assert blocked.wait(10) == 0
+            assert blocked.wait(60) == 0
 
 
 def test_leases_are_shown(spawn: Spawn, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def _for_ever() -> None:
         time.sleep(1)
 
 
-def until(condition: Callable[[], object], what: str = "", timeout: float = 20.0) -> None:
+def until(condition: Callable[[], object], what: str = "", timeout: float = 60.0) -> None:
     """Wait for something that is going to be true; fail if it does not come."""
     deadline = time.monotonic() + timeout
     while not condition():
@@ -78,7 +78,7 @@ class Worker:
         self._stdin.write(json.dumps([verb, *words]).encode() + b"\n")
         self._stdin.flush()
 
-    def answer(self, event: str = "", timeout: float = 20.0) -> dict[str, Any]:
+    def answer(self, event: str = "", timeout: float = 60.0) -> dict[str, Any]:
         """The next answer, or the next of this kind; others are kept for later."""
         for kept in self._unclaimed:
             if kept["event"] == event or not event:
@@ -98,13 +98,13 @@ class Worker:
                 raise AssertionError(f"pid {self.pid} did not answer in time; unread: {self._unclaimed}")
             news = os.read(self._stdout, 65536)
             if not news:
-                raise AssertionError(f"pid {self.pid} ended: {self._process.wait(5)}")
+                raise AssertionError(f"pid {self.pid} ended: {self._process.wait(60)}")
             self._unread += news
         line, _, self._unread = self._unread.partition(b"\n")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def ask(self, verb: str, *words: object, timeout: float = 20.0) -> dict[str, Any]:
+    def ask(self, verb: str, *words: object, timeout: float = 60.0) -> dict[str, Any]:
         self.tell(verb, *words)
         return self.answer("", timeout)
 
@@ -112,7 +112,7 @@ class Worker:
         """No answer came within this time. For what must not happen; it can only fail to notice."""
         return not self._unread and not select.select([self._stdout], [], [], seconds)[0]
 
-    def waits(self, path: str, timeout: float = 20.0) -> None:
+    def waits(self, path: str, timeout: float = 60.0) -> None:
         """Return when this process has its ticket for `path` and sleeps."""
         until(lambda: queues(self.pid, path) and state(self.pid) == "S", f"pid {self.pid} queues", timeout)
 
@@ -137,7 +137,7 @@ class Worker:
         return self.wait()
 
     def wait(self) -> int:
-        return self._process.wait(20)
+        return self._process.wait(60)
 
     def close(self) -> None:
         if self._process.poll() is None:

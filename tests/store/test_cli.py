@@ -96,12 +96,12 @@ def test_the_command_holds_the_build_when_get_is_killed(root: Path, spec: Path, 
         assert get.stdout is not None
         assert int(get.stdout.readline()) != get.pid
         get.kill()
-        get.wait(30)
+        get.wait(60)
         store = Store(root)
         assert store.gc(keep=[], grace=0).builds == ()
         get.stdin.close()
         assert get.stdout.read() == "True\n"
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not store.gc(keep=[], grace=0).builds:  # the kernel closes a process's files one by one
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -172,7 +172,7 @@ def test_a_build_that_is_asked_to_end_leaves_no_command_behind(root: Path, spec:
         while not started.exists():
             time.sleep(0.01)
         builder.terminate()
-        _, said = builder.communicate(timeout=30)
+        _, said = builder.communicate(timeout=100)
     assert builder.returncode == 1
     assert "exit status: 9" in said
     with pytest.raises(ProcessLookupError):

@@ -182,10 +182,10 @@ def test_gc_in_a_loop_never_takes_what_a_reader_holds(tmp_path: Path) -> None:
         done = store.gc(keep=kept, grace=0)
         removed, held = removed + len(done.builds), held + len(done.held)
     for process in readers:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=100)
         assert process.returncode == 0, err
         assert int(out.split()[0]) > 0
-    _out, err = publisher.communicate(timeout=60)
+    _out, err = publisher.communicate(timeout=100)
     assert publisher.returncode == 0, err
     assert removed > 0
     assert store.verify().problems == ()

@@ -72,7 +72,7 @@ def test_those_who_wait_see_progress_and_are_told(store: Store, monkeypatch: pyt
     def slow(job: Job) -> bytes:
         job.tell("linking")
         started.set()
-        assert seen.wait(30)
+        assert seen.wait(60)
         raise RuntimeError("no space")
 
     def first() -> None:
@@ -87,10 +87,10 @@ def test_those_who_wait_see_progress_and_are_told(store: Store, monkeypatch: pyt
 
     thread = threading.Thread(target=first)
     thread.start()
-    assert started.wait(30)
+    assert started.wait(60)
     with pytest.raises(BuildFailed, match="RuntimeError: no space") as caught:
         Store(store.root).get_or_build(SPEC, lambda _job: pytest.fail("built"), progress=progress)
-    thread.join(30)
+    thread.join(60)
     assert len(errors) == 1
     assert caught.value.kind == "RuntimeError"
     assert str(os.getpid()) in caught.value.builder
@@ -114,7 +114,7 @@ def test_a_builder_without_an_archive_has_failed_for_those_who_wait(
 
     def nothing(job: Job) -> str:
         started.set()
-        assert waiting.wait(30)
+        assert waiting.wait(60)
         return os.path.join(job.directory, "none")
 
     def first() -> None:
@@ -126,10 +126,10 @@ def test_a_builder_without_an_archive_has_failed_for_those_who_wait(
     monkeypatch.setattr(single, "_failure", look)
     thread = threading.Thread(target=first)
     thread.start()
-    assert started.wait(30)
+    assert started.wait(60)
     with pytest.raises(BuildFailed, match="FileNotFoundError"):
         store.get_or_build(SPEC, lambda _job: pytest.fail("built"))
-    thread.join(30)
+    thread.join(60)
     assert len(errors) == 1
 
 

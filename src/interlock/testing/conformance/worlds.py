@@ -26,7 +26,7 @@ T = TypeVar("T")
 AnyLock = Lock | AsyncLock
 AnyHold = Hold | AsyncHold
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds after which something that must happen counts as not happening. Nothing passes because they went by."""
 
 
