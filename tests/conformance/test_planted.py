@@ -133,8 +133,8 @@ def suites(patience: float) -> list[type[Suite]]:
 
 
 def failures(tests: set[str], directory: Path, patience: float = 0.3) -> set[str]:
-    """The names of those tests that fail against the engine of memory:// targets. What must happen has little time: with
-    a bug most of it never will."""
+    """The names of those tests that fail against the engine of memory:// targets. What must happen has little time:
+    with a bug most of it never will."""
     failed = set()
     for suite in suites(patience):
         for name in sorted(tests & set(dir(suite))):
