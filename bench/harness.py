@@ -97,7 +97,8 @@ class Wire:
 
     def say(self, value: object = None) -> None:
         self._file.write(json.dumps(value) + "\n")
-        self._file.flush()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # `hear` says why the other one has gone
+            self._file.flush()
 
     def hear(self) -> Any:
         line = self._file.readline()

@@ -458,6 +458,15 @@ class ZooKeeper(Server):
     def ready(self) -> bool:
         return b"Mode:" in self.talk(b"srvr")
 
+    def close(self) -> None:
+        """End this process's sessions with it too: they would try to connect for a while."""
+        from interlock._remote import _engines
+
+        for (address, _), engine in list(_engines.items()):
+            if address.scheme == self.url_scheme and (self.host, self.port) in address.hosts:
+                engine.close()  # type: ignore[attr-defined]
+        super().close()
+
 
 # ---- one of each for the whole session; a test that stops, suspends or fills one starts its own
 

@@ -419,6 +419,38 @@ def test_a_session_that_is_cut_off_burns_no_processor(network: Proxy, name: str)
         assert time.process_time() - before < 0.2
 
 
+@pytest.mark.parametrize("held", [False, True])
+def test_a_session_that_is_cut_off_and_not_needed_ends_itself(network: Proxy, name: str, held: bool) -> None:
+    """It tried to connect as long as the process lived, and said so each time."""
+    target = _through(network, name)
+    hold = Lock(target).acquire()
+    session = _session(target)
+    if not held:
+        hold.release()
+    network.refuse()
+    assert session._ended.wait(30.0)
+    assert session.dead
+    assert session._client._connection._connection_routine is None  # kazoo's thread has been joined
+    if held:
+        assert "was not heard" in str(hold.lost.reason)
+        hold.release()
+    network.heal()
+    with Lock(target, timeout=30.0):  # in another session; the entry of the first has gone, or goes with it
+        assert _session(target) is not session
+
+
+def test_what_kazoo_says_of_connections_is_for_who_looks_for_faults(
+    network: Proxy, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("interlock.zookeeper").setLevel(logging.NOTSET)
+    with caplog.at_level(logging.DEBUG, "interlock.zookeeper"), Lock(_through(network, name)) as hold:
+        network.refuse()
+        _until(lambda: hold.lost, "the loss")
+        told = [each for each in caplog.records if each.name == "interlock.zookeeper"]
+    assert any("Connecting to" in each.getMessage() for each in told)
+    assert {each.levelno for each in told} <= {logging.DEBUG, 5}  # 5: kazoo's own
+
+
 def test_a_waiter_asks_less_than_once_a_second(network: Proxy, zookeeper_server: ZooKeeper, name: str) -> None:
     url = f"zookeeper://127.0.0.1:{network.port}?il_ttl=10#{name}"
     with Crew() as crew:

@@ -28,6 +28,16 @@ class _Secret(str):
         return "'...'"
 
 
+class _Quiet(logging.Logger):
+    """kazoo's words on each attempt to connect are for who looks for a fault; what fails for it is raised."""
+
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - as it is called there
+        assert self.parent is not None
+        return self.parent.isEnabledFor(level)
+
+    info = warning = logging.Logger.debug
+
+
 class Kazoo:
     """The names of kazoo that are used here."""
 
@@ -93,7 +103,8 @@ class Server:
 
     def client(self) -> Any:
         """A new one, not yet started."""
-        logger = logging.getLogger("interlock.zookeeper")
+        logger = _Quiet("interlock.zookeeper")
+        logger.parent = logging.getLogger("interlock.zookeeper")
         client = self.kazoo.KazooClient(
             hosts=self._hosts,
             timeout=self.ttl,

@@ -20,9 +20,11 @@ an earlier era is lost, although the session may live on (the process was stoppe
 lost holds are deleted as soon as there is a connection: their owners have been told.
 
 One `Session` is one session of the server's. When that expires it is `dead`, its client is stopped before it begins
-another one, and the next acquire opens a new `Session`. The parts of kazoo used here that it does not document
-(`_call`, `_queue`, `_state`, and `_connect` to learn the timeout that was agreed on) are looked for at the first
-connect; without them nothing is locked. """
+another one, and the next acquire opens a new `Session`. One that is cut off until the server must have ended it ends
+itself if nothing is held or waited for: it would try to connect for ever.
+
+The parts of kazoo used here that it does not document (`_call`, `_queue`, `_state`, and `_connect` to learn the timeout
+that was agreed on) are looked for at the first connect; without them nothing is locked. """
 
 from __future__ import annotations
 
@@ -309,11 +311,18 @@ class Session:
         time = now()
         if time >= self.deadline and self.id is not None:
             self._lapse()
+            if time >= self.deadline + self.timeout and not self._up.is_set() and not self._needed():
+                self._die("no server could be reached within its timeout, and nothing was held or waited for")
+                self._up.set()  # as in `_changed`
         if self._up.is_set() and not self.dead:
             if time >= self._next_beat:
                 self._next_beat = time + self.timeout * BEAT
                 self.send(self.server.kazoo.Sync("/"), lambda result: self._beaten(time, result))
             self._sweep()
+
+    def _needed(self) -> bool:
+        """Does anybody hold, wait or ask? What was lost, or let go in vain, ends with the session."""
+        return any(not claim.given_up and claim not in self._leftovers for claim in list(self.claims))
 
     def _lapse(self) -> None:
         """The deadline has passed: tell those who hold, then give up what they held."""
