@@ -297,6 +297,20 @@ def test_workers_are_few_and_all_jobs_are_done() -> None:
     assert 1 <= len(threads) <= MOST
 
 
+def test_jobs_are_done_at_the_end_though_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As from CPython 3.12 on when the interpreter ends: what a program held would stay locked for its ttl."""
+    its, done = Workers(), []
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr("interlock._wait.workers.start_new_thread", refuse)
+    its.submit(lambda: done.append(1))
+    its.submit(lambda: done.append(2))
+    its.settle(20)
+    assert done == [1, 2]
+
+
 def test_a_job_that_fails_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     its = Workers()
     its.submit(lambda: 1 / 0)

@@ -82,6 +82,88 @@ def test_a_flushed_script_is_sent_again(url: str, client: Any) -> None:
         pass
 
 
+@pytest.fixture
+def calls(url: str, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The calls of the script, to be made again: as copies that come late, by connections that were given up."""
+    server: Any = resolve(url).engine.core.server  # type: ignore[attr-defined]
+    made, call_on = [], server._call_on
+
+    def note(node: Any, keys: Any, args: Any, *rest: Any) -> Any:
+        made.append((keys, args))
+        return call_on(node, keys, args, *rest)
+
+    monkeypatch.setattr(server, "_call_on", note)
+    return made
+
+
+def again(url: str, call: Any) -> None:
+    server: Any = resolve(url).engine.core.server  # type: ignore[attr-defined]
+    server.call(call[0], *call[1])
+
+
+def test_a_downgrade_that_comes_again_late_lets_nobody_in_beside_a_writer(url: str, calls: list[Any]) -> None:
+    with RWLock(url).write() as hold:
+        hold.downgrade("update")
+        copy = calls[-1]
+        assert copy[1][0] == b"mode"
+        hold.upgrade()
+        again(url, copy)
+        with pytest.raises(Timeout):
+            RWLock(url.replace("il_settle=0", "il_settle=0.0")).read(timeout=0)
+        hold.assert_held()
+
+
+def test_an_upgrade_that_comes_again_late_keeps_no_reader_out(url: str, calls: list[Any]) -> None:
+    other = RWLock(url.replace("il_settle=0", "il_settle=0.0"))
+    with RWLock(url).update() as hold, other.read(timeout=5):
+        with pytest.raises(Timeout):
+            hold.upgrade(timeout=0)
+        (copy,) = {call for call in calls if call[1][0] == b"upgrade"}
+        again(url, copy)
+        other.read(timeout=0).release()
+
+
+def test_an_acquire_that_comes_again_late_takes_nothing(
+    url: str, calls: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first copy is on its way when the repetition is answered, and comes after the release."""
+    server: Any = resolve(url).engine.core.server  # type: ignore[attr-defined]
+    call_on = server._call_on
+
+    def lose_the_first(*args: Any) -> Any:
+        if not calls:
+            calls.append((args[1], args[2]))
+            raise redis.exceptions.TimeoutError
+        return call_on(*args)
+
+    monkeypatch.setattr(server, "_call_on", lose_the_first)
+    with Lock(url):
+        assert [args[0] for _, args in calls] == [b"acquire", b"acquire"]
+    again(url, calls[0])
+    assert not inspect(url).holders
+
+
+@pytest.mark.parametrize("reported", [1, 2])
+def test_the_uptime_is_rounded_and_not_trusted_to_the_second(
+    redis_server: Redis, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, reported: int
+) -> None:
+    """A server says 1 where it has been up for 0.1 s: with a ttl of 1 s, another holder of before still believes."""
+    from interlock.engines.redis import server as module
+
+    exchange = module._exchange
+
+    def report(connection: Any, commands: Any) -> Any:
+        if commands[0][0] == b"INFO":
+            return [b"uptime_in_seconds:%d\r\n" % reported]
+        return exchange(connection, commands)
+
+    monkeypatch.setattr(module, "_exchange", report)
+    url = f"{redis_server.url}?il_settle={reported}&il_namespace={request.node.name}{reported}#x"
+    assert not inspect(url).holders  # connects
+    server: Any = resolve(url).engine.core.server  # type: ignore[attr-defined]
+    assert any(line.settled for line in server._pool(None).free)
+
+
 def test_tokens_follow_the_clock_and_rise_without_it(url: str, client: Any) -> None:
     with Lock(url) as hold:
         first = hold.token

@@ -12,7 +12,7 @@ import logging
 import time
 from _thread import start_new_thread
 from itertools import count
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from .._core import fork
 from .deaf import deafen
@@ -43,6 +43,7 @@ class Workers:
         self._idle: list[None] = []
         self._threads: list[None] = []
         self._unfinished: dict[int, None] = {}
+        self._none_starts = False
 
     def submit(self, job: Job) -> None:
         """Have `job` called in one of the threads. What it raises is logged."""
@@ -60,8 +61,8 @@ class Workers:
         if len(self._idle) < self._jobs.qsize() and len(self._threads) < MOST:
             try:
                 start_new_thread(self._work, (self._jobs,))
-            except RuntimeError:  # no more threads, or the interpreter ends
-                pass
+            except RuntimeError:  # no more threads; CPython 3.12 starts none once the interpreter ends
+                self._none_starts = not self._threads  # then `settle` does it
 
     def _work(self, jobs: SimpleQueue[Job]) -> None:
         self._threads.append(None)
@@ -76,6 +77,12 @@ class Workers:
     def settle(self, seconds: float = _AT_EXIT) -> None:
         """Wait until all that was submitted is done, for some seconds at most."""
         until = time.monotonic() + seconds
+        while self._none_starts and time.monotonic() < until:
+            try:
+                job = self._jobs.get_nowait()
+            except Empty:
+                break
+            job()
         while self._unfinished and time.monotonic() < until:
             time.sleep(0.001)
 

@@ -11,8 +11,8 @@ than what the server counts. So `lost` is true here before anybody else can ente
 network to be true. The keeper renews at a third of the ttl. A hold that was lost stays lost, whatever a late renewal
 answers.
 
-`claim.unknown` is true while a call is under way, and after one whose answer was lost. Then undoing it leaves a mark
-with the server, since the lost call may still come.
+`claim.unknown` is true while a call is under way, and after one whose answer was lost; `claim.repeated` after one that
+was made twice. Then undoing it leaves a mark with the server, since the lost call may still come.
 """
 
 from __future__ import annotations
@@ -85,6 +85,8 @@ class RedisClaim(Claim):
     parker: Parker | None = None
     nap = 0.0
     upgrading = False
+    step = 0  # how often another mode was asked for
+    repeated = False  # a copy of the call that won it may still come, by a connection that was given up
     trouble = 0.0  # on the clock: since when the server gives no answer
 
 
@@ -249,7 +251,7 @@ class RedisEngine(RemoteEngine):
             answer, acknowledged = core.server.call(
                 core.keys(claim.line), b"acquire", claim.id, self.letter, _ms(claim.ttl),
                 _ms(ALIVE) if queue else b"0", self.kind, b"%d" % claim.permits, claim.info, self._name(claim),
-                settled=True, replicas=core.replicas,
+                settled=True, replicas=core.replicas, claim=claim,
             )  # fmt: skip
         except Young as young:
             claim.unknown = False
@@ -380,7 +382,7 @@ class RedisEngine(RemoteEngine):
     def drop(self, claim: RedisClaim) -> None:
         self._settle(claim)
         if claim.active:
-            unknown, claim.active = claim.unknown, False
+            unknown, claim.active = claim.unknown or claim.repeated, False
             workers().submit(partial(self._tell_left, claim, unknown))
 
     def _settle(self, claim: RedisClaim) -> None:
@@ -392,7 +394,7 @@ class RedisEngine(RemoteEngine):
 
     def _leave(self, claim: RedisClaim) -> None:
         if claim.active:
-            self._tell_left(claim, claim.unknown)
+            self._tell_left(claim, claim.unknown or claim.repeated)
             claim.active = False
 
     def _tell_left(self, claim: RedisClaim, unknown: bool) -> None:
@@ -461,7 +463,10 @@ class RedisEngine(RemoteEngine):
 
     def _change(self, claim: RedisClaim, mode: Mode) -> None:
         """The server's note of a mode."""
-        answer, _ = self.core.server.call(self.core.keys(claim.line), b"mode", claim.id, LETTER[mode])
+        claim.step += 1
+        answer, _ = self.core.server.call(
+            self.core.keys(claim.line), b"mode", claim.id, LETTER[mode], b"%d" % claim.step
+        )
         if not answer:
             claim.gone = claim.gone or "the server does not know of it any more"
             raise self._lost_error(claim)

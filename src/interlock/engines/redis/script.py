@@ -7,8 +7,9 @@ lock's keys in one slot of a cluster). It has three lists, in order of arrival: 
 those who were undone. Each entry ends at a time of its own by the server's clock, so what a crash leaves behind goes
 away, and so does the key, which expires when its last entry does.
 
-    entry: {id, mode, ends, lasts, about, slot, token, lease, since}     (times in ms)
+    entry: {id, mode, ends, lasts, about, slot, token, lease, since, step}     (times in ms)
     mode: r, u, w; x, an updater that upgrades; p, a permit of a semaphore
+    step: how often its owner has asked for another mode
 
 Every call first removes entries that have ended, then grants to those in front of the queue, in order, as many as fit:
 so whoever calls first after a release, a death or a timeout hands over, and nobody is passed. Who is granted while it
@@ -16,8 +17,10 @@ waits holds for the time of a short notice only, and is told on the channel of i
 again, and with that its lease begins. A message that is lost costs time, not exclusion: waiters look by themselves now
 and then.
 
-Each call may be repeated with the same id. An id that was undone after a call whose answer was lost stays in the list
-of the undone for a while: the lost call may come later than the undoing.
+Each call may be repeated with the same id, and the first copy of it may come much later, by a connection that was given
+up. So an id that was undone when a copy may be under way stays in the list of the undone for a while; and a change of
+mode that is not newer than another that has come is ignored: else the copy of an old downgrade would let others in
+beside a writer.
 
 Tokens are the server's time in microseconds, or one more than the last one if that is greater: so they rise also when
 the last one was forgotten (a failover, a restart without a file), as long as the clock does not go back.
@@ -124,6 +127,12 @@ local function save()
   end
 end
 
+local function late(e, step)
+  if step + 0 < (e[10] or 0) then return true end
+  e[10] = step + 0
+  return false
+end
+
 local function tokened(e)
   if e[2] == 'w' and e[7] == '' then
     local t = time[1] * 1000000 + time[2]
@@ -223,6 +232,7 @@ elseif op == 'leave' then
 elseif op == 'upgrade' then
   local e = find(s.h)
   if not e then save() return {-3, ''} end
+  if late(e, ARGV[3]) then return contended(0) end
   if e[2] ~= 'w' then
     if #s.h > 1 then
       e[2] = 'x'
@@ -234,7 +244,7 @@ elseif op == 'upgrade' then
   return tokened(e)
 elseif op == 'mode' then
   local e = find(s.h)
-  if e then
+  if e and not late(e, ARGV[4]) then
     e[2] = ARGV[3]
     dirty = true
     advance()

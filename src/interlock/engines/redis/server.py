@@ -193,9 +193,10 @@ class Server:
     # ---- calls
 
     def call(
-        self, keys: tuple[bytes, bytes], *args: bytes, settled: bool = False, replicas: int = 0
+        self, keys: tuple[bytes, bytes], *args: bytes, settled: bool = False, replicas: int = 0, claim: Any = None
     ) -> tuple[Any, int]:
-        """The script's answer, and how many replicas have acknowledged it. `settled`: raise `Young` if need be."""
+        """The script's answer, and how many replicas have acknowledged it. `settled`: raise `Young` if need be.
+        `claim`: who is to know (`repeated`) that the call was made twice."""
         until = time.monotonic() + _PATIENCE
         node, asking, failures = None, False, 0
         while True:
@@ -221,6 +222,8 @@ class Server:
                 failures += 1
                 if failures == 2:
                     raise self._unreachable(error) from None
+                if claim is not None:
+                    claim.repeated = True
                 self._lose(node)
                 node, asking = None, False
             except errors.RedisError as error:
@@ -293,7 +296,8 @@ class Server:
             info = _exchange(connection, [(b"INFO", b"server")])[0]
             if isinstance(info, Exception):
                 raise info
-            up = float(info.partition(b"uptime_in_seconds:")[2].partition(b"\r")[0] or 0)
+            # The difference of two whole seconds, each rounded down: up for 0.1 s, it may say 1.
+            up = max(0.0, float(info.partition(b"uptime_in_seconds:")[2].partition(b"\r")[0] or 0) - 1.0)
             line.settled = began + self._settle - up if up < self._settle else 0.0
         return connection
 

@@ -31,8 +31,10 @@ class RedisModes(RedisEngine):
         return await io.work(self._upgrade, claim)
 
     def _upgrade(self, claim: RedisClaim) -> bool:
-        claim.upgrading = True
-        answer, _ = self.core.server.call(self.core.keys(claim.line), b"upgrade", claim.id)
+        if not claim.upgrading:
+            claim.step += 1
+            claim.upgrading = True
+        answer, _ = self.core.server.call(self.core.keys(claim.line), b"upgrade", claim.id, b"%d" % claim.step)
         if answer[0] < 0:
             claim.gone = claim.gone or "the server does not know of it any more"
             raise self._lost_error(claim)
