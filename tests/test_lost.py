@@ -124,7 +124,7 @@ def test_a_release_ends_a_wait(path: Path) -> None:
     hold.release()
     thread.join(60)
     assert answer == [False]
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 30
 
 
 def test_a_dropped_hold_is_released_though_it_is_watched(path: Path) -> None:

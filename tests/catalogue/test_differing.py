@@ -143,8 +143,8 @@ def test_a_tenth_of_a_large_cache_stays_in_bounds(tmp_path: Path) -> None:
     of the size may take all the time of the whole. `python -m bench.catalogue --check` is the whole."""
     out = tmp_path / "out.json"
     command = [sys.executable, "-m", "bench.catalogue", "--packages", "200", "--entries", "10000", "--json", str(out)]
-    subprocess.run(command, check=True, cwd=Path(__file__).parents[2], timeout=110, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[2], timeout=280, stdout=subprocess.DEVNULL)
     figures = json.loads(out.read_bytes())
-    assert figures["site_s"] < 60
+    assert figures["site_s"] < 200
     assert figures["site_mib"] < 400
-    assert figures["page_ms_median"] < 50
+    assert figures["page_ms_median"] < 250

@@ -26,17 +26,17 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="markers of livi
 
 def test_leases_exclude_each_other_across_libraries(tmp_path: Path) -> None:
     path = tmp_path / "a.lock"
-    ours = SoftFileLease(path, lease_duration=1.0)
-    with Peer(NEW, "SoftFileLease", path, lease_duration=1.0) as peer:
+    ours = SoftFileLease(path, lease_duration=2.0)
+    with Peer(NEW, "SoftFileLease", path, lease_duration=2.0) as peer:
         with ours:
-            assert peer.ask("acquire 1.5") == "Timeout"  # longer than the lease: it is refreshed
-        assert peer.ask("acquire 5") == "got"
+            assert peer.ask("acquire 2.6") == "Timeout"  # longer than the lease: it is refreshed
+        assert peer.ask("acquire 60") == "got"
         with pytest.raises(Timeout):
-            ours.acquire(timeout=1.5)
+            ours.acquire(timeout=2.6)
         assert ours.owner is not None
         assert ours.owner.mode == "lease"
         with pytest.raises(LeaseSettingsMismatch):
-            SoftFileLease(path, lease_duration=2.0).acquire(timeout=1)
+            SoftFileLease(path, lease_duration=9.0).acquire(timeout=1)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="exchange of names")
@@ -45,13 +45,13 @@ def test_a_stopped_holder_loses_the_lease_and_is_told(tmp_path: Path, library: s
     if sys.platform == "win32":
         raise NotImplementedError
     path = tmp_path / "a.lock"
-    ours = SoftFileLease(path, lease_duration=0.6, heartbeat_interval=0.2)
-    with Peer(library, "SoftFileLease", path, lease_duration=0.6, heartbeat_interval=0.2) as peer:
+    ours = SoftFileLease(path, lease_duration=2.0, heartbeat_interval=0.5)
+    with Peer(library, "SoftFileLease", path, lease_duration=2.0, heartbeat_interval=0.5) as peer:
         assert peer.ask("acquire 5") == "got"
         os.kill(peer.process.pid, signal.SIGSTOP)
         began = time.monotonic()
         ours.acquire(timeout=30)
-        assert time.monotonic() - began >= 0.6
+        assert time.monotonic() - began >= 1.5
         os.kill(peer.process.pid, signal.SIGCONT)
         deadline = time.monotonic() + 60
         while (told := peer.ask("tell compromise")) == "None":
@@ -77,7 +77,7 @@ def test_a_lost_marker_is_told_once_and_reset_by_the_next_hold(tmp_path: Path) -
         told.append(loss)
         rang.set()
 
-    lease = SoftFileLease(path, lease_duration=0.6, heartbeat_interval=0.05, on_compromise=tell)
+    lease = SoftFileLease(path, lease_duration=60.0, heartbeat_interval=0.05, on_compromise=tell)
     lease.acquire()
     token = lease.token
     path.unlink()

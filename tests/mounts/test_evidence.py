@@ -47,7 +47,7 @@ TRUTH = {
 
 @pytest.mark.parametrize(("place", "kind"), TRUTH)
 def test_the_referee_sees_what_is(place: str, kind: str) -> None:
-    result = evidence.trial(place, kind, holds=400, kill_every=100, seconds=30)
+    result = evidence.trial(place, kind, holds=400, kill_every=100, seconds=100)
     print(result)
     assert evidence.verdict(result) == TRUTH[place, kind], result
     if result.holds:
@@ -60,7 +60,7 @@ def test_the_referee_sees_what_is(place: str, kind: str) -> None:
 @pytest.mark.parametrize("place", evidence.places())
 def test_auto_excludes_or_refuses_everywhere(place: str) -> None:
     """A slice of the measurement in the docs; a refusal names the filesystem or the errno."""
-    result = evidence.trial(place, "auto", holds=300, kill_every=60, seconds=30)
+    result = evidence.trial(place, "auto", holds=300, kill_every=60, seconds=100)
     print(result)
     assert evidence.verdict(result) in ("excludes", "refuses"), result
     if result.holds:
@@ -72,16 +72,16 @@ def test_auto_excludes_or_refuses_everywhere(place: str) -> None:
 
 
 def test_filelock_where_flock_is_each_hosts_own() -> None:
-    assert evidence.verdict(evidence.trial("gpfs", "FileLock", holds=400, seconds=30)) == "overlaps"
-    assert evidence.verdict(evidence.trial("coherent", "FileLock", holds=200, seconds=30)) == "excludes"
+    assert evidence.verdict(evidence.trial("gpfs", "FileLock", holds=400, seconds=100)) == "overlaps"
+    assert evidence.verdict(evidence.trial("coherent", "FileLock", holds=200, seconds=100)) == "excludes"
 
 
 def test_a_lock_that_hangs_is_told_and_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(referee, "PATIENCE", 1.0)
     before = children()
-    result = evidence.trial("hang", "flock(2)", holds=10, seconds=30)
+    result = evidence.trial("hang", "flock(2)", holds=10, seconds=100)
     assert evidence.verdict(result) == "hangs"
-    assert children() == before
+    assert children() <= before
 
 
 def children() -> set[str]:

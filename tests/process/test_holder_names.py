@@ -62,7 +62,7 @@ def test_the_message_says_everything(spawn: Spawn, path: str) -> None:
     text = str(caught.value)
     assert text.startswith(f"{path} was not acquired within 0.05")
     assert f"held by pid {worker.pid} (" in text
-    assert 0.05 <= caught.value.waited < 1
+    assert 0.05 <= caught.value.waited < 30
 
 
 def test_a_holder_in_this_process_is_named_exactly(path: str) -> None:

@@ -117,7 +117,7 @@ def test_a_wait_that_runs_out_of_descriptors(path: str) -> None:
                 Lock(path).acquire(0.05)
             except Timeout as timeout:
                 outcomes.append("timeout")
-                assert 0.05 <= timeout.waited < 5
+                assert 0.05 <= timeout.waited < 30
             except OSError as error:
                 outcomes.append("error")
                 assert (error.errno, error.filename) == (errno.EMFILE, path), repr(error)
@@ -234,12 +234,12 @@ def test_without_inotify_instances_waiters_nap_until_there_are_some(path: str) -
     limit = "/proc/sys/user/max_inotify_instances"  # of this user namespace only
     with open(limit, "w") as file:
         file.write("0")
-    assert nap_until_released(path) < BLIND_NAP + 1
+    assert nap_until_released(path) < BLIND_NAP + 20
     assert inotify._instance is None
     assert tickets(path) == 0
     with open(limit, "w") as file:
         file.write("10")
-    assert nap_until_released(path) < 1
+    assert nap_until_released(path) < 20
     assert inotify._instance is not None
 
 
@@ -248,7 +248,7 @@ def test_without_inotify_instances_waiters_nap_until_there_are_some(path: str) -
 def test_without_inotify_watches_waiters_nap(path: str) -> None:
     with open("/proc/sys/user/max_inotify_watches", "w") as file:
         file.write("0")
-    assert nap_until_released(path) < BLIND_NAP + 1
+    assert nap_until_released(path) < BLIND_NAP + 20
     assert tickets(path) == 0
     assert not locked_by_others(path)
 

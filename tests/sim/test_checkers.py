@@ -116,4 +116,4 @@ def test_it_is_fast() -> None:
     history = in_turns(100_000)
     began = time.process_time()
     check(history)
-    assert time.process_time() - began < 5  # quadratic would be minutes
+    assert time.process_time() - began < 30  # quadratic would be minutes

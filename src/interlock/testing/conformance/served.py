@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..._model import Traits
     from .crew import Pending
 
-GRACE = 1.0
+GRACE = 4.0
 """Seconds beyond what an engine promises, for a busy machine."""
 
 

@@ -135,7 +135,7 @@ class Ends(ServedSuite):
         command = [sys.executable, "-c", _EXITS, target, str(served.ttl or 0)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert (done.returncode, done.stdout) == (0, "held\n"), done.stderr
-        assert time.monotonic() - began < 10.0
+        assert time.monotonic() - began < 40
         self.free(served, crew.hire(), target)
 
     def test_24_a_hold_that_is_forgotten(self, served: Served, crew: Crew, name: str) -> None:

