@@ -30,9 +30,9 @@ def run(
 @linux
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_mixed_fleet_never_overlaps(tmp_path: Path, kind: str) -> None:
-    outcome = run(kind, tmp_path, holds=2500, seconds=150, kills=6)
+    outcome = run(kind, tmp_path, holds=1000, seconds=150, kills=6)
     assert outcome.overlaps == []
-    assert outcome.holds > 500
+    assert outcome.holds >= 1000
     assert all(outcome.by_library.values())
 
 
@@ -40,17 +40,17 @@ def test_a_mixed_fleet_never_overlaps(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["MarkerSoftFileLock", "SoftReadWriteLock"])
 def test_a_fleet_of_the_newer_kinds_never_overlaps(tmp_path: Path, kind: str) -> None:
     kills = 4 if kind == "MarkerSoftFileLock" else 0  # a dead member of the log blocks until it is put out
-    outcome = run(kind, tmp_path, holds=400, seconds=150, kills=kills)
+    outcome = run(kind, tmp_path, holds=150, seconds=150, kills=kills)
     assert outcome.overlaps == []
-    assert outcome.holds > 50
+    assert outcome.holds >= 150
     assert all(outcome.by_library.values())
 
 
 @linux
 def test_a_fleet_of_strict_locks_never_overlaps(tmp_path: Path) -> None:
-    outcome = run("StrictSoftFileLock", tmp_path, holds=200, seconds=150, kills=0)
+    outcome = run("StrictSoftFileLock", tmp_path, holds=60, seconds=150, kills=0)
     assert outcome.overlaps == []
-    assert outcome.holds > 20
+    assert outcome.holds >= 60
 
 
 @linux
@@ -58,7 +58,7 @@ def test_a_fleet_of_strict_locks_never_overlaps(tmp_path: Path) -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_mixed_fleet_never_overlaps_in_many_holds(tmp_path: Path, kind: str) -> None:
-    outcome = run(kind, tmp_path, holds=20_000, seconds=400, kills=5, killed_holders=1)
+    outcome = run(kind, tmp_path, holds=5_000, seconds=400, kills=5, killed_holders=1)
     assert outcome.overlaps == []
     assert outcome.kills_while_holding > 0
 
