@@ -283,13 +283,13 @@ def test_a_hold_says_how_long_it_waited_and_for_what(path: Path) -> None:
     hold = Lock(path).acquire()
     try:
         assert hold.resource == str(path)
-        assert hold.waited < 1.0
+        assert hold.waited < 30
         assert hold.token == hold.token
         assert isinstance(hold.token, int)
     finally:
         hold.release()
     assert hold.resource == str(path)
-    assert hold.waited < 1.0
+    assert hold.waited < 30
     assert not hold.lost
 
 

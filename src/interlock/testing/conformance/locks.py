@@ -279,8 +279,8 @@ class LockSuite(OwnHolds, Losses):
             await world.until(lambda: queued(target) == 1)
             await world.pause(0.05)
             await world.release(hold)
-        assert hold.waited < 1.0
-        assert 0.05 <= box[0] < 5.0
+        assert hold.waited < 15
+        assert 0.05 <= box[0] < 30
 
     # ---- waiting
 
