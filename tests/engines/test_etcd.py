@@ -126,6 +126,20 @@ def test_a_lease_revoked_under_a_holder_is_told_at_once(etcd_server: Etcd, targe
         assert again.token > taken.token  # type: ignore[operator]
 
 
+def test_a_lease_that_ends_while_it_is_granted(etcd_server: Etcd, target: str) -> None:
+    """Who asked was told, a callback never."""
+    told: list[str] = []
+    hold = Lock(target).acquire()
+    claim: Any = hold._claim
+    claim.since, since, lease = 0.0, claim.since, claim.lease
+    revoke(etcd_server, queue(etcd_server, target)[0])
+    until(lambda: lease.gone, "the end")
+    claim.since = since
+    hold.on_lost(told.append)
+    assert told
+    hold.release()
+
+
 def test_a_process_that_ends_leaves_nothing_behind(etcd_server: Etcd, target: str) -> None:
     program = "import sys; from interlock import Lock; hold = Lock(sys.argv[1]).acquire(); print(hold.token)"
     before = {each["ID"] for each in ask(etcd_server.port, "lease/leases", {}).get("leases", [])}

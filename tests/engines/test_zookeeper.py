@@ -28,6 +28,7 @@ from interlock._remote import engine_for
 from interlock._target import resolve
 from interlock._wait.keeping import now
 from interlock.engines.zookeeper.entries import key_path
+from interlock.engines.zookeeper.session import Disconnected
 from interlock.testing.conformance import crew as acts
 from interlock.testing.conformance.crew import Crew
 from interlock.testing.proxy import Proxy
@@ -437,6 +438,88 @@ def test_a_session_that_is_cut_off_and_not_needed_ends_itself(network: Proxy, na
     network.heal()
     with Lock(target, timeout=30.0):  # in another session; the entry of the first has gone, or goes with it
         assert _session(target) is not session
+
+
+def _once(session: Session, monkeypatch: pytest.MonkeyPatch, change: Callable[[list[Any]], list[Any]]) -> None:
+    """Have the first answers that tell of a node that was made go through `change`."""
+    ask, left = session.ask, [change]
+
+    def asked(*requests: Any, until: float | None = None) -> list[Any]:
+        answers = ask(*requests, until=until)
+        made = isinstance(answers[0], tuple) and type(requests[0]).__name__ == "Create2"
+        return left.pop()(answers) if made and left else answers
+
+    monkeypatch.setattr(session, "ask", asked)
+
+
+def test_the_answer_to_the_taking_of_a_slot_is_lost(
+    zookeeper_server: ZooKeeper, name: str, raw: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It took another one then, and the first was nobody's as long as the process lived."""
+    target = zookeeper_server.target(name)
+    Semaphore(target, 2).acquire().release()
+    session = _session(target)
+
+    def second(answers: list[Any]) -> list[Any]:  # the entry is made: now for the slot
+        def lose(_answers: list[Any]) -> list[Any]:
+            raise Disconnected("its answer")
+
+        _once(session, monkeypatch, lose)
+        return answers
+
+    _once(session, monkeypatch, second)
+    with Semaphore(target, 2).acquire() as hold:
+        slots = [each for each in _children(raw, key_path("", name)) if each.startswith("slot-")]
+        assert slots == [f"slot-{hold.slot}"]
+        Semaphore(target, 2).acquire(timeout=10.0).release()
+
+
+class _Interrupting(str):
+    __slots__ = ()
+
+    def rpartition(self, _: object) -> Any:
+        raise KeyboardInterrupt
+
+
+def test_an_interrupt_when_the_entry_is_there(
+    zookeeper_server: ZooKeeper, name: str, raw: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stayed, known to nobody, as long as the process lived."""
+    target = zookeeper_server.target(name)
+    Lock(target).acquire().release()
+    _once(_session(target), monkeypatch, lambda answers: [(_Interrupting(answers[0][0]), answers[0][1]), *answers[1:]])
+    with pytest.raises(KeyboardInterrupt):
+        Lock(target).acquire()
+    _until(lambda: not _entries(raw, name), "the end of the entry")
+    Lock(target).acquire(timeout=10.0).release()
+
+
+def test_a_deadline_that_passes_and_moves_on_while_it_is_granted(
+    zookeeper_server: ZooKeeper, name: str, raw: Any
+) -> None:
+    """Who asked was told; a callback was not, and others waited."""
+    target = zookeeper_server.target(name)
+    told: list[str] = []
+    hold = Lock(target).acquire()
+    hold.on_lost(told.append)
+    _session(target).era += 1
+    _until(lambda: told, "the loss")
+    _until(lambda: not _entries(raw, name), "the end of the entry")
+    hold.release()
+
+
+def test_a_session_that_ends_while_it_is_granted(network: Proxy, zookeeper_server: ZooKeeper, name: str) -> None:
+    target = _through(network, name)
+    told: list[str] = []
+    hold = Lock(target).acquire()
+    claim: Any = hold._claim
+    session, claim.since, since = _session(target), 0.0, claim.since
+    _expire(target, zookeeper_server)
+    _until(lambda: session.dead, "the end")
+    claim.since = since
+    hold.on_lost(told.append)
+    assert told
+    hold.release()
 
 
 def test_what_kazoo_says_of_connections_is_for_who_looks_for_faults(

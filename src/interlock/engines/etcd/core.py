@@ -26,6 +26,7 @@ import os
 from time import monotonic
 
 from ..._address import name_of
+from ..._core.lost import tell
 from ..._errors import EngineError, ProtocolError
 from ..._model import Traits
 from ..._report import Report
@@ -315,6 +316,9 @@ class Base(RemoteEngine):
         claim.guarded = True
         if claim.watch is None and claim.lease is not None:
             self.server.listener.attach(claim, claim.base + b"e/", False)
+        reason = self.lost(claim)
+        if reason and claim.depth:  # while it was being granted: then nobody was told
+            tell(claim, reason)
 
     # ---- for people
 

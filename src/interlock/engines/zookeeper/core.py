@@ -19,6 +19,7 @@ import os
 from time import monotonic
 
 from ..._address import name_of
+from ..._core.lost import tell
 from ..._errors import EngineError, ProtocolError
 from ..._model import Traits
 from ..._report import Party, Report
@@ -204,12 +205,12 @@ class Base(RemoteEngine):
         return
 
     def _made(self, session: Session, claim: ZooKeeperClaim, path: str, stat: Any) -> None:
-        claim.unsure = False
         if stat.ephemeralOwner != session.id:  # kazoo has begun another session already
             session.close(0.0)
             raise SessionOver("its session was replaced by another one")
         claim.name = path.rpartition("/")[2]
         claim.token = stat.czxid
+        claim.unsure = False  # only now: who is interrupted before must look for it
         if claim.parent not in session.parents:
             session.parents[claim.parent] = [sum(other.parent == claim.parent for other in list(session.claims)), 0.0]
 
@@ -227,9 +228,9 @@ class Base(RemoteEngine):
             return own[0]
         if own and (claim.unsure or claim.name):
             # It was made and we were not told; if we made another meanwhile, the first one counts.
+            claim.unsure = True
             claim.name = ""
             self._adopt(session, claim, own[0])
-            claim.unsure = not claim.name
             if claim.unsure:
                 return None
             for other in own[1:]:
@@ -376,8 +377,10 @@ class Base(RemoteEngine):
 
     def watch_loss(self, claim: ZooKeeperClaim) -> None:
         """Have the hold told lost if its entry is removed by others. Makes a request, and does not wait for it."""
-        session = claim.session
-        if session is None or session.dead:
+        session, reason = claim.session, self.lost(claim)
+        if session is None or reason:  # lost while it was being granted: then nobody was told
+            if claim.depth:
+                tell(claim, reason)
             return
         claim.guarded = True
 

@@ -93,7 +93,7 @@ class Session:
         self.claims: dict[ZooKeeperClaim, None] = {}
         self.parents: dict[str, list[float]] = {}
         """Paths known to exist -> how many entries we have there, and since when there is none."""
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()  # a signal handler may renew in the middle of a renewal
         self._signs: deque[float] = deque(maxlen=16)
         self._next_beat = float("inf")
         self._up = threading.Event()
@@ -328,9 +328,7 @@ class Session:
         """The deadline has passed: tell those who hold, then give up what they held."""
         for claim in list(self.claims):
             if claim.since and not claim.given_up:
-                claim.given_up = True
-                self._tell(claim, self.gone(claim))
-                _engine(claim).drop(claim)
+                self._give_up(claim)
         if self._up.is_set() and not self.dead:
             # Connected, but behind: trust comes back at once with a new connection, with `sync` only later.
             self._up.clear()
@@ -340,6 +338,11 @@ class Session:
                     connection.shutdown(SHUT_RDWR)
                 except OSError:  # it is broken already
                     pass
+
+    def _give_up(self, claim: ZooKeeperClaim) -> None:
+        claim.given_up = True
+        self._tell(claim, self.gone(claim))
+        _engine(claim).drop(claim)
 
     def _tell(self, claim: ZooKeeperClaim, reason: str) -> None:
         parker = claim.parker
@@ -358,7 +361,9 @@ class Session:
     def _sweep(self) -> None:
         """While connected: watch what is held, remove what is left over."""
         for claim in list(self.claims):
-            if claim.since and claim.depth and not (claim.guarded or claim.told):
+            if claim.since and not claim.given_up and self.gone(claim):
+                self._give_up(claim)  # the deadline passed, and moved on, while it was being granted
+            elif claim.since and claim.depth and not (claim.guarded or claim.told):
                 _engine(claim).watch_loss(claim)
         for claim in list(self._leftovers):
             if self._leftovers.pop(claim, False) is None:

@@ -203,18 +203,21 @@ class Permits(Base):
         if claim.extra:
             return True
         free = [slot for slot in range(claim.permits) if slot not in queue.slots]
-        for slot in (*free, *(slot for slot in sorted(queue.slots) if slot < claim.permits)):
+        taken = [slot for slot in sorted(queue.slots) if slot < claim.permits]
+        doubtful = [int(claim.trying.removeprefix("slot-"))] if claim.trying else []  # we were not told: it may be ours
+        for slot in (*doubtful, *free, *taken):
             claim.trying = f"slot-{slot}"
             path = f"{claim.parent}/{claim.trying}"
             mine = self.kazoo.Create2(path, claim.guid.encode(), self.server.acl, _EPHEMERAL)
             made, there = session.ask(mine, self.kazoo.GetData(path, None))
-            claim.trying = ""
             if isinstance(made, tuple) or (isinstance(there, tuple) and there[0] == claim.guid.encode()):
                 claim.slot = slot
-                claim.extra = (f"slot-{slot}",)
+                claim.extra = (claim.trying,)
+                claim.trying = ""
                 return True
             if not isinstance(made, self.kazoo.NodeExistsError):
                 raise self.ensemble.failed("no slot can be taken", made)
+        claim.trying = ""
         return False
 
     async def wait(self, io: IO, claim: ZooKeeperClaim, until: float) -> None:
