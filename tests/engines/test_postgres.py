@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import threading
@@ -400,3 +401,44 @@ def test_a_forked_child_has_connections_of_its_own(postgres_server: Postgres, na
         hold.assert_held()
         assert not hold.lost
         assert Lock(target).try_acquire() is None
+
+
+# ---- interrupts
+
+
+@pytest.mark.parametrize("where", ["_leave", "ask"])
+@pytest.mark.parametrize("kind", ["lock", "write", "read", "permit"])
+def test_an_interrupted_release_leaves_nothing_locked(
+    postgres_server: Postgres, name: str, kind: str, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in the middle of a release: what had been begun was not done again, and the lock stayed for good."""
+
+    def acquire(query: str) -> Any:
+        target = postgres_server.target(name, query)
+        if kind == "lock":
+            return Lock(target).acquire(timeout=20)
+        if kind == "permit":
+            return Semaphore(target, 1).acquire(timeout=20)
+        lock = RWLock(target)
+        return lock.read(timeout=20) if kind == "read" else lock.write(timeout=20)
+
+    hold = acquire("")
+    claim = hold._claim
+    struck: Any = claim.session
+    if where == "_leave":
+        struck, where = claim.line.engine, "_leave_home" if claim.at_home else "_leave_own"
+    whole = getattr(struck, where)
+
+    def interrupted(*args: Any) -> Any:
+        monkeypatch.setattr(struck, where, whole)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(struck, where, interrupted)
+    with contextlib.suppress(KeyboardInterrupt):
+        hold.release()
+    monkeypatch.setattr(struck, where, whole)
+    del hold, claim
+    if kind == "read":
+        RWLock(postgres_server.target(name, "il_connections=9")).write(timeout=20).release()
+    acquire("il_connections=9").release()
+    acquire("").release()

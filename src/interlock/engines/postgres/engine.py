@@ -62,6 +62,7 @@ class SessionClaim(Claim):
     mutex: Any = None  # of whoever makes requests for it; from the first try on
     session: Session | None = None
     at_home = False
+    keys: tuple[tuple[int, bool], ...] = ()  # what it has there: see `Session.held`
     ended = False
     todo: list[Step] | None = None  # of a claim with a connection of its own
     parker: Parker | None = None
@@ -205,8 +206,8 @@ class LockEngine(RemoteEngine):
         claim.session = session  # before anything is asked: see `_leave_home`
         try:
             won = self._try_at_home(session, claim, key, shared)
-        except BaseException:
-            session.torn = True  # it may have locked, and failed then
+        except BaseException:  # it may have locked, and failed then
+            session.disclaim(claim)
             self.pool.mend(session)
             raise
         finally:
@@ -230,6 +231,7 @@ class LockEngine(RemoteEngine):
                 return False
             if not shared and self.traits.fences:
                 claim.token = int(token)
+        claim.keys = ((key, shared),)
         session.claims[claim] = None
         held[key, shared] = count + 1
         claim.parker = None
@@ -252,6 +254,9 @@ class LockEngine(RemoteEngine):
                 pass  # with the session the lock is gone too
             except Late:
                 self.pool.mend(session)
+            except BaseException:
+                session.disclaim(claim)
+                raise
             finally:
                 if session.torn:
                     self.pool.mend(session)
@@ -374,12 +379,14 @@ class LockEngine(RemoteEngine):
         if claim.mutex is None:
             return
         with claim.mutex:
-            session, claim.session = claim.session, None
+            # Whoever is interrupted in here, before `session` is forgotten, has it done once more by a worker.
+            session = claim.session
             claim.parker = None
             if session is None:
                 return
             if claim.at_home:
                 self._leave_home(session, claim)
+                claim.session = None
             else:
                 self._leave_own(session, claim)
 
@@ -388,6 +395,7 @@ class LockEngine(RemoteEngine):
         session.parker = None
         if not session.enter():
             session.doom("it did not answer when a lock was to be released")
+            claim.session = None
             self.pool.give(session)
             return
         try:
@@ -410,6 +418,7 @@ class LockEngine(RemoteEngine):
             raise
         finally:
             session.leave()
+            claim.session = None  # before others may have it
             self.pool.give(session)
 
     def disown(self, claim: SessionClaim) -> None:

@@ -114,8 +114,8 @@ class PermitEngine(LockEngine):
         claim.session = session  # before anything is asked
         try:
             won = self._try_slots(session, claim)
-        except BaseException:
-            session.torn = True  # it may have locked, and failed then
+        except BaseException:  # it may have locked, and failed then
+            session.disclaim(claim)
             self.pool.mend(session)
             raise
         finally:
@@ -141,6 +141,7 @@ class PermitEngine(LockEngine):
             if count not in held:
                 session.ask(keys.unlock_sql(shared=True), count[0])
             return False
+        claim.keys = ((base + slot, False), count)
         session.claims[claim] = None
         held[base + slot, False] = 1
         held[count] = held.get(count, 0) + 1
@@ -181,6 +182,9 @@ class PermitEngine(LockEngine):
             pass  # with the session the permit is gone too
         except Late:
             self.pool.mend(session)
+        except BaseException:
+            session.disclaim(claim)
+            raise
         finally:
             if session.torn:
                 self.pool.mend(session)
@@ -216,7 +220,7 @@ class PermitEngine(LockEngine):
         await io.park(claim.parker, until if claim.gate.waiting else min(until, io.now() + NAP))
 
     def _leave_gate(self, claim: PermitClaim) -> None:
-        session, claim.gate = claim.gate, None
+        session = claim.gate
         claim.has_gate = False
         claim.parker = None
         if session is None:
@@ -224,6 +228,7 @@ class PermitEngine(LockEngine):
         session.parker = None
         if not session.enter():
             session.doom("it did not answer when a queue was to be left")
+            claim.gate = None
             self.pool.give(session)
             return
         try:
@@ -241,6 +246,7 @@ class PermitEngine(LockEngine):
             raise
         finally:
             session.leave()
+            claim.gate = None  # before others may have it
             self.pool.give(session)
 
     # ---- the end
@@ -256,10 +262,11 @@ class PermitEngine(LockEngine):
         if claim.mutex is None:
             return
         with claim.mutex:
-            session, claim.session = claim.session, None
+            session = claim.session
             try:
                 if session is not None:
                     self._leave_home(session, claim)
+                    claim.session = None
             finally:
                 self._leave_gate(claim)
 

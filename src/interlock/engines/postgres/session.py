@@ -296,6 +296,17 @@ class Session:
         self.end(first_line(str(error)))
         raise Gone(self.gone) from None
 
+    def disclaim(self, claim: Any) -> None:
+        """After an interrupt in the middle of a request for it: it has nothing, and the server is to be asked."""
+        self.torn = True
+        self.claims.pop(claim, None)
+        held: dict[tuple[int, bool], int] = {}
+        for other in self.claims:
+            for key in other.keys:  # type: ignore[attr-defined]
+                held[key] = held.get(key, 0) + 1
+        self.held.clear()
+        self.held.update(held)
+
     # ---- its end
 
     def end(self, reason: str) -> None:
