@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from ..support import need_module
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 SCENARIOS = {
@@ -109,3 +111,15 @@ def test_a_storm_of_real_signals_leaves_nothing(seed: int) -> None:
     assert result["failures"] == []
     assert result["interruptions"] > 300
     assert all(result["ways"].values())
+
+
+def test_beside_filelock() -> None:
+    """The same sweep, of both: it sees what filelock leaves behind, and nothing of ours."""
+    need_module("filelock")
+    command = [sys.executable, "-m", "tests.faults.interrupts", "--json", "signals"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=200, check=True)
+    rows = {(row["subject"].split()[0], row["verb"]): row for row in json.loads(done.stdout)}
+    assert [rows["interlock", "acquire"][what] for what in ("held", "leaked")] == [0, 0]
+    assert rows["interlock", "release"]["leaked"] == 0
+    assert rows["interlock", "acquire"]["points"] > 50
+    assert rows["filelock", "acquire"]["held"] > 10
