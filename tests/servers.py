@@ -45,17 +45,24 @@ place: ContextVar[tuple[str, list[str]]] = ContextVar("place", default=("127.0.0
 """Where servers are started: the address that they listen on, and the command that brings them to it."""
 
 
+_given: set[int] = set()
+_dice = random.SystemRandom()  # the other one is seeded anew for each test, and would give the same ports to each
+
+
 def free_port() -> int:
     """A port that nobody listens on, and that the kernel gives to no outgoing connection: it must still be free when
-    the server is started again."""
+    the server is started again. No port is given twice: clients of a server that is gone may still try it."""
     for _ in range(1000):
-        port = random.randrange(20_000, 32_000)
+        port = _dice.randrange(20_000, 32_000)
+        if port in _given:
+            continue
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
+            _given.add(port)
             return port
     raise ServerError("no free port between 20000 and 32000")
 

@@ -39,13 +39,13 @@ def test_handlers_that_return_neither_end_a_wait_nor_prolong_it(spawn: Spawn, pa
     holder, waiter = spawn(), spawn()
     holder.ask("acquire", path)
     waiter.ask("handler", signal.SIGUSR1, "note")
-    waiter.tell("acquire", path, 0.6)
+    waiter.tell("acquire", path, 2.0)
     waiter.waits(path)
     while waiter.silent(0.005):
         waiter.signal(signal.SIGUSR1)
     timed_out = waiter.answer()
     assert timed_out["type"] == "Timeout"
-    assert 0.6 <= timed_out["waited"] < 30
+    assert 2.0 <= timed_out["waited"] < 30
 
     waiter.tell("acquire", path)
     waiter.waits(path)
