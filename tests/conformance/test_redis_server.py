@@ -37,7 +37,7 @@ def in_use(server: Redis) -> set[str]:
 
 
 class ServedRedis(Served):
-    ttl = 1.0
+    ttl = 2.5
     most_connections = 9
 
     def __init__(self, server: Redis) -> None:
