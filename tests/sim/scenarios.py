@@ -96,7 +96,7 @@ def share(
     lives = {
         verbs: modes(lanes, *verbs.split(), kind=kind, timeout=timeout, patches=patches) for verbs in set(programs)
     }
-    cancellable = issubclass(kind, rwlock.AsyncRWLock)
+    cancellable = kind is None or issubclass(kind, rwlock.AsyncRWLock)
     where = processes or range(len(programs))
     contenders = [
         Contender(lives[verbs], process, rounds, cancellable) for process, verbs in zip(where, programs, strict=True)
@@ -115,6 +115,7 @@ def count(
     timeout: float | None = None,
     fair: bool = False,
     patches: Sequence[Patch] = (),
+    processes: Sequence[int] = (),
     rounds: int = 1,
     **trouble: Any,
 ) -> Explorer:
@@ -124,11 +125,14 @@ def count(
         number: permits(engine, number, kind=kind, timeout=timeout, fair=fair, patches=patches)
         for number in set(numbers)
     }
-    cancellable = issubclass(kind, semaphore.AsyncSemaphore)
-    contenders = [Contender(lives[number], process, rounds, cancellable) for process, number in enumerate(numbers)]
+    cancellable = kind is None or issubclass(kind, semaphore.AsyncSemaphore)
+    where = processes or range(len(numbers))
+    contenders = [
+        Contender(lives[number], process, rounds, cancellable) for process, number in zip(where, numbers, strict=True)
+    ]
     outcomes = ("ProtocolError",) if len(lives) > 1 else ()
     if timeout is not None:
-        outcomes = (*outcomes, "Timeout")
+        outcomes = (*outcomes, "Timeout", "TimeoutError")
     return Explorer(world if world is not None else SimKernel(), contenders, outcomes=outcomes, **trouble)
 
 

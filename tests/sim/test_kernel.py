@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from interlock.testing.sim import Script
 
+pytestmark = pytest.mark.timeout(900)
+"""The work is the same everywhere, and how long it takes is the machine's."""
+
 EXCLUSIVE, UNLOCK = 6, 8
 TASK: dict[str, Any] = {"kind": lock.AsyncLock, "tasks": True}
 SCENARIOS: dict[str, tuple[tuple[int, ...], dict[str, Any], int]] = {
@@ -47,21 +50,21 @@ SCENARIOS: dict[str, tuple[tuple[int, ...], dict[str, Any], int]] = {
         {"patches": EVENTS_ONLY, "timeout": 1.0, "ticks": (1.0,), "interrupts": 1},
         5_000,
     ),
-    "three": ((0, 1, 2), {"patches": EVENTS_ONLY}, 5_000),
-    "three, fair": ((0, 1, 2), {"patches": EVENTS_ONLY, "fair": True, "world": {"fifo": True}}, 5_000),
-    "three, one in front": ((0, 1, 2), {"patches": (*EVENTS_ONLY, *FRONT_OF_ONE)}, 3_000),
+    "three": ((0, 1, 2), {"patches": EVENTS_ONLY}, 4_000),
+    "three, fair": ((0, 1, 2), {"patches": EVENTS_ONLY, "fair": True, "world": {"fifo": True}}, 4_000),
+    "three, one in front": ((0, 1, 2), {"patches": (*EVENTS_ONLY, *FRONT_OF_ONE)}, 2_500),
     "three, without tickets": ((0, 1, 2), {"patches": EVENTS_ONLY, "engine": {"queue": False}}, 250),
     "four, without tickets": ((0, 1, 2, 3), {"patches": EVENTS_ONLY, "engine": {"queue": False}}, 1_500),
     "three, naps only": ((0, 1, 2), {"engine": {"trusted": False}}, 200),
     "three, stopped": ((0, 1, 2), {"stops": 1}, 15_000),
     "three, one in front, stopped": ((0, 1, 2), {"stops": 1, "patches": FRONT_OF_ONE}, 10_000),
-    "three, cancelled": ((0, 1, 2), {"kind": lock.AsyncLock, "patches": EVENTS_ONLY, "cancels": 1}, 10_000),
+    "three, cancelled": ((0, 1, 2), {"kind": lock.AsyncLock, "patches": EVENTS_ONLY, "cancels": 1}, 8_000),
     "three threads": ((0, 0, 0), {"patches": EVENTS_ONLY}, 20_000),
     "two threads and a process": ((0, 0, 1), {"patches": EVENTS_ONLY}, 15_000),
     "three tasks, cancelled": ((0, 0, 0), {**TASK, "patches": EVENTS_ONLY, "cancels": 1}, 60_000),
 }
 DEEP: dict[str, tuple[tuple[int, ...], dict[str, Any], int]] = {
-    "three, new file": ((0, 1, 2), {"patches": EVENTS_ONLY, "world": {"exists": False}}, 20_000),
+    "three, new file": ((0, 1, 2), {"patches": EVENTS_ONLY, "world": {"exists": False}}, 15_000),
     "three, killed": ((0, 1, 2), {"patches": EVENTS, "crashes": 1}, 30_000),
     "three, fair, killed": (
         (0, 1, 2),
@@ -136,7 +139,7 @@ def test_a_foreign_holder_wakes_us_without_knowing_it(unlocks: bool, fair: bool)
     explorer = explore((0, 1), patches=patches, fair=fair, others=[_foreign(unlocks)], jumps=0 if unlocks else 1)
     result = run("foreign", explorer)
     assert not result.broken, str(result)
-    assert result.states > 5_000
+    assert result.states > 4_000
 
 
 def _has_a_child(script: Script, claim: Any) -> None:

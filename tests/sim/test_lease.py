@@ -14,6 +14,9 @@ from interlock.testing.simlease import TTL
 from .lease_scenarios import PLANTS, SWEEPS, explore
 from .scenarios import run
 
+pytestmark = pytest.mark.timeout(900)
+"""The work is the same everywhere, and how long it takes is the machine's."""
+
 CASES: dict[str, tuple[Any, ...]] = {
     "two": (2, 1, {}),
     "two, one twice": (2, (1, 2), {"trusted": True, "patches": SWEEPS}),

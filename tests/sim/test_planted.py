@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from . import planted_shared  # noqa: F401 - adds to the list
+from . import planted_entries, planted_shared  # noqa: F401 - they add to the list
 from .planted import PLANTS, Plant
 from .scenarios import run
 
 if TYPE_CHECKING:
     from interlock.testing.sim import Result
+
+pytestmark = pytest.mark.timeout(900)
+"""The work is the same everywhere, and how long it takes is the machine's."""
 
 FOUND_WITHIN = 50_000
 """States. A planted bug that hides longer is not found, it is stumbled upon."""

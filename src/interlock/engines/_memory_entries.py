@@ -129,7 +129,8 @@ class _Entries:
 
     def _wake(self, claim: Entry) -> None:
         """Let the others look again."""
-        for other in tuple(self._list(claim)):
+        others = tuple(self._list(claim))
+        for other in others:
             parker = other.parker
             if other is not claim and parker is not None and parker.unpark() is False and not other.taken:
                 arbiter.abandon(other)  # it waits in an event loop that was closed over it

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .. import _deadline, _hold, _rwhold, lock, rwlock, semaphore
@@ -18,7 +19,7 @@ from .._core.acquire import acquire, run
 from .._core.arbiter import Line, Place
 from .._io import blocking
 from .._model import Claim
-from ..engines import kernel
+from ..engines import _memory_entries, kernel
 from ..engines import memory as memory_module
 from ..engines.memory import MemoryClaim, MemoryEngine
 from .simscript import MINE, START, Script, SimIO, SimParker, Token
@@ -36,7 +37,7 @@ PATH = "/sim/lock"
 _LATE = ("interlock.engines.kernel.readwrite", "interlock.engines.kernel.slots")
 """Not for every platform."""
 
-_PATCHED = (arbiter, lock, rwlock, semaphore, _hold, _rwhold, kernel, memory_module)
+_PATCHED = (arbiter, lock, rwlock, semaphore, _hold, _rwhold, kernel, memory_module, _memory_entries)
 
 
 class Elsewhere:
@@ -69,6 +70,10 @@ class Elsewhere:
         return parker
 
 
+kinds_elsewhere: dict[str, type[Elsewhere]] = {}
+"""Of claims that are more than that."""
+
+
 class Memory:
     """Turns objects into tokens for the world, and back."""
 
@@ -91,7 +96,7 @@ class Memory:
                 assert isinstance(value.parker, SimParker)
                 token = Token("place", MINE, value.parker.token.number)
             else:
-                token = Token("claim", MINE, self.script.first + len(self._tokens))
+                token = Token(getattr(value, "kind", "claim"), MINE, self.script.first + len(self._tokens))
             self._tokens[id(value)] = token
             self._mine[token] = value
         return token
@@ -101,7 +106,7 @@ class Memory:
             return value
         if value.kind == "parker":
             return SimParker(self.script, value)
-        return self._mine[value] if value.who == MINE else Elsewhere(self, value)
+        return self._mine[value] if value.who == MINE else kinds_elsewhere.get(value.kind, Elsewhere)(self, value)
 
 
 class SimMap:
@@ -275,6 +280,61 @@ class Bare:
         await self._engine.withdraw(io, self._claim)
 
 
+class BareLock:
+    """The verbs of a read-write lock or a semaphore, of an engine without an arbiter."""
+
+    def __init__(self, io: SimIO, timeout: float | None) -> None:
+        self._io = io
+        self._within = float("inf") if timeout is None else timeout
+        self._lines: dict[Any, SimLine] = {}
+        self._permits = 0
+        self._line: Any = None
+
+    async def _acquire(self, line: Line) -> BareHold:
+        claim = line.engine.claim(line, self._io.script, False)
+        if self._permits:
+            claim.permits = self._permits
+        return BareHold(self._io, claim, self._within).acquired(
+            await acquire(self._io, Bare(line.engine, claim), self._io.now() + self._within)
+        )
+
+    async def acquire(self) -> BareHold:
+        return await self._acquire(self._line)
+
+    def __getattr__(self, mode: str) -> Any:
+        return partial(self._acquire, self._lines[mode])
+
+
+class BareHold:
+    """The verbs of a hold of these."""
+
+    def __init__(self, io: SimIO, claim: Claim, within: float) -> None:
+        self._io = io
+        self._claim = claim
+        self._within = within
+
+    def acquired(self, done: bool) -> BareHold:
+        if not done:
+            raise TimeoutError
+        return self
+
+    @property
+    def slot(self) -> int | None:
+        return self._claim.slot
+
+    async def upgrade(self, timeout: float | None) -> None:
+        began = self._io.now()
+        self.acquired(await acquire(self._io, _rwhold._Upgrade(self._claim, began), began + self._within))
+
+    def _downgrade(self, mode: str) -> None:
+        engine: Any = self._claim.line.engine
+        engine.downgrade(self._claim, mode)
+
+    def _let_go(self) -> None:
+        engine: Any = self._claim.line.engine
+        engine.drop(self._claim)
+
+
 @contextmanager
 def patched(patches: Iterable[Patch]) -> Iterator[None]:
     """Replace attributes; the newest replacement wins."""
@@ -365,19 +425,19 @@ def _make(kind: type[Any], line: Line, fair: bool, timeout: float | None) -> Any
 def modes(
     lanes: Callable[[Memory, Any], Any],
     *verbs: str,
-    kind: type[rwlock.RWLock] | type[rwlock.AsyncRWLock] = rwlock.RWLock,
+    kind: type[rwlock.RWLock] | type[rwlock.AsyncRWLock] | None = rwlock.RWLock,
     timeout: float | None = None,
     patches: Iterable[Patch] = (),
 ) -> Callable[[Script], None]:
     """A program of a read-write lock: acquire in the first mode of `verbs`, then do what the others say (`upgrade`, or
     the mode to downgrade to; `meet`: hold until nobody waits any more), release. `lanes` makes the process's engine of
-    a mode."""
+    a mode. `kind` None: the engine without an arbiter."""
     patches = tuple(patches)
     first, *then = verbs
 
     async def live(script: Script, its: Any) -> None:
         acquiring = getattr(its, first)
-        hold = await acquiring() if issubclass(kind, rwlock.AsyncRWLock) else acquiring()
+        hold = acquiring() if kind is not None and issubclass(kind, rwlock.RWLock) else await acquiring()
         try:
             script.tell("enter", None, first)
             for verb in then:
@@ -402,7 +462,7 @@ def modes(
         memory = Memory(script)
         io = SimIO(script)
         with patched([*_surroundings(memory, io), *patches]):
-            its: Any = kind.__new__(kind)
+            its: Any = BareLock(io, timeout) if kind is None else kind.__new__(kind)
             its._timeout = _deadline.seconds(timeout)
             its._lines = {mode: SimLine(lanes(memory, mode), memory, mode) for mode in _rwhold.MODES}
             its._reading = its._lines["read"]
@@ -419,17 +479,17 @@ def permits(
     engine: Callable[[Memory], Any],
     number: int,
     *,
-    kind: type[semaphore.Semaphore] | type[semaphore.AsyncSemaphore] = semaphore.Semaphore,
+    kind: type[semaphore.Semaphore] | type[semaphore.AsyncSemaphore] | None = semaphore.Semaphore,
     timeout: float | None = None,
     fair: bool = False,
     patches: Iterable[Patch] = (),
 ) -> Callable[[Script], None]:
-    """A program: acquire a permit of so many, be inside, release."""
+    """A program: acquire a permit of so many, be inside, release. `kind` None: the engine without an arbiter."""
     patches = tuple(patches)
 
     async def live(script: Script, its: Any) -> None:
         acquiring = its.acquire()
-        hold = await acquiring if issubclass(kind, semaphore.AsyncSemaphore) else acquiring
+        hold = acquiring if kind is not None and issubclass(kind, semaphore.Semaphore) else await acquiring
         script.tell("enter", None, hold.slot)
         script.tell("leave")
         hold._let_go()
@@ -438,7 +498,7 @@ def permits(
         memory = Memory(script)
         io = SimIO(script)
         with patched([*_surroundings(memory, io), *patches]):
-            its: Any = kind.__new__(kind)
+            its: Any = BareLock(io, timeout) if kind is None else kind.__new__(kind)
             its._timeout, its._fair, its._permits = _deadline.seconds(timeout), fair, number
             its._blocks = []
             its._resource = PATH

@@ -80,6 +80,7 @@ class Script:
                 try:
                     self.place = self.describe()
                 except TypeError as error:
+                    self.request = request  # who tidies up now is not heard
                     raise Unrepeatable(str(error)) from None
             self.request = request
             raise Suspend

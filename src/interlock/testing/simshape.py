@@ -33,6 +33,7 @@ from .simscript import Script, SimParker
 
 _PLAIN = (type(None), bool, int, float, str, bytes, frozenset, ModuleType, type, BuiltinFunctionType)
 
+_TUPLES = type(iter(()))
 
 OUTERMOST = "_play"
 """The name of the function that runs contenders."""
@@ -104,6 +105,8 @@ class _Shaper:
             return id(value.cr_code) if frame is None else self.frame(frame)
         if isinstance(value, GeneratorType):
             return id(value.gi_code) if value.gi_frame is None else self.frame(value.gi_frame)
+        if isinstance(value, _TUPLES):  # of a generator expression: the whole, and how far it has come
+            return self.of(value.__reduce__()[1:])
         if isinstance(value, starmap):  # the endless opener of a line
             return None
         fields = dict(getattr(value, "__dict__", ()))

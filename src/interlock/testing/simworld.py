@@ -219,7 +219,7 @@ class World:
         self.put(("acquiring", who), None)
         inside: tuple[tuple[int, How], ...] = self.get("inside") or ()
         for other, its in inside:
-            if not _compatible(how, its) and not self.excused(who, other):
+            if not compatible(how, its) and not self.excused(who, other):
                 got, has = ("", "") if how == its == "write" else (f" ({how})", f" ({its})")
                 raise Broken(f"two holders: contender {who} got the lock{got} while contender {other} has it{has}")
         self.put(("inside",), (*inside, (who, how)))
@@ -363,7 +363,7 @@ class World:
         return woken
 
 
-def _compatible(one: How, other: How) -> bool:
+def compatible(one: How, other: How) -> bool:
     if isinstance(one, int) and isinstance(other, int):
         return one != other
     return {one, other} <= {"read", "update"} and "read" in (one, other)
