@@ -65,7 +65,7 @@ def commit_all_at_once(repository: Path, *wrapper: str) -> tuple[list[int], list
     return made, git(repository, "log", "--format=%s").splitlines()[:-1]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_32_commits_at_once_are_all_there(repository: Path, tmp_path: Path) -> None:
     need_module("click")
     made, log = commit_all_at_once(repository, *TOOL, "run", str(tmp_path / "repo.lock"), "--")
@@ -155,7 +155,7 @@ class Fleet:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_mixed_fleet_counts_to_1000_while_it_is_killed(tmp_path: Path) -> None:
     need_module("click")
     places = ["sync", "sync", "asyncio", "run"]

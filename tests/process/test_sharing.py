@@ -151,7 +151,7 @@ def test_updaters_that_upgrade_do_not_deadlock(peer: Callable[[], Peer]) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_fair_is_even_while_waiters_are_killed(tmp_path: Path) -> None:
     """Strict figures are `bench.fairness`'s, on a machine of its own. Here others may be busy, and who does not get a
     core is passed by after 10 ms. Without fair=True, more than a third of all waits are overtaken."""

@@ -1,0 +1,87 @@
+"""Run storms, and write down what they showed: python -m tests.soak --minutes 10
+
+Each line of the ledger (tests/soak/ledger.jsonl) is one storm: when, of which commit, its seed, what was counted.
+Exits with 1 if something went wrong; the line with the seed is there then as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from .storm import KINDS, Outcome, storm
+
+LEDGER = Path(__file__).with_name("ledger.jsonl")
+FILES = tuple(kind for kind in KINDS if kind not in ("none", "flock"))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=FILES, metavar="KIND", help=", ".join(KINDS))
+    parser.add_argument("--minutes", type=float, default=10.0, help="for all kinds together (default: %(default)s)")
+    parser.add_argument("--every", type=float, default=0.01, help="seconds between two kills (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--sum", action="store_true", help="print what the ledger holds, and run nothing")
+    options = parser.parse_args()
+    if options.sum:
+        _say_sums()
+        return 0
+    wrong = False
+    for kind in options.kinds:
+        with tempfile.TemporaryDirectory() as directory:
+            seconds = options.minutes * 60 / len(options.kinds)
+            outcome = storm(kind, directory, options.seed, seconds=seconds, every=options.every)
+        _write_down(outcome)
+        sys.stdout.write(f"{outcome}\n")
+        sys.stdout.flush()
+        wrong |= not outcome.right and kind != "none"
+    return int(wrong)
+
+
+def _write_down(outcome: Outcome) -> None:
+    line = {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release().partition('-')[0]}",
+        **outcome.as_dict(),
+    }
+    with LEDGER.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def _commit() -> str:
+    command = ["git", "-C", os.fspath(LEDGER.parent), "rev-parse", "--short=12", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def sums() -> dict[str, dict[str, int]]:
+    """What all storms of a kind have counted together."""
+    found: dict[str, dict[str, int]] = {}
+    for line in LEDGER.read_text(encoding="utf-8").splitlines():
+        its = json.loads(line)
+        of_kind = found.setdefault(its["kind"], dict.fromkeys(("storms", *COUNTS), 0))
+        of_kind["storms"] += 1
+        for name in COUNTS:
+            of_kind[name] += its[name]
+    return found
+
+
+COUNTS = ("holds", "kills", "killed_inside", "overlaps", "regressions", "failures")
+
+
+def _say_sums() -> None:
+    for kind, counts in sums().items():
+        sys.stdout.write(f"{kind:10} " + ", ".join(f"{count:,} {name}" for name, count in counts.items()) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
