@@ -24,7 +24,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import interlock
-from interlock import AsyncLock, Hold, Lock, RLock, Timeout
+from interlock import AsyncLock, Hold, Lock, RLock, RWHold, RWLock, Timeout
 from interlock._core import arbiter
 from interlock._io import blocking
 from interlock._wait import inotify
@@ -491,6 +491,34 @@ class WithHold(With):
     def act(self) -> object:
         assert self.lock is not None
         with self.lock.acquire():
+            pass
+        return None
+
+
+class ReadAcquire(Scenario):
+    """A reader, where nobody writes."""
+
+    def prepare(self) -> None:
+        self.rwlock: RWLock | None = RWLock(self.path, timeout=5)
+        self.hold: RWHold | None = None
+
+    def act(self) -> object:
+        assert self.rwlock is not None
+        self.hold = self.rwlock.read()
+        return self.hold
+
+    def clear(self) -> None:
+        if self.hold is not None:
+            self.hold.release()
+        self.hold = self.rwlock = None
+
+
+class ReadWith(ReadAcquire):
+    """The whole statement: nothing is held after it, whatever happened."""
+
+    def act(self) -> object:
+        assert self.rwlock is not None
+        with self.rwlock.read():
             pass
         return None
 

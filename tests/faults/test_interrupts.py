@@ -34,6 +34,8 @@ SCENARIOS = {
     "Drain": 8,
     "ExitBefore": 5,
     "ExitHold": 5,
+    "ReadAcquire": 10,
+    "ReadWith": 20,
     "Reenter": 10,
     "Release": 5,
     "ReleaseAll": 15,
@@ -55,6 +57,7 @@ BETWEEN_CHECKS = {
     # A descriptor is in nobody's hands here, between two opcodes with no look at signals in between.
     "engines/kernel/__init__.py KernelEngine.drop",  # claim.fd = None; close(fd)
     "engines/kernel/__init__.py KernelEngine.try_now",  # for claim.fd in map(open, ...)
+    "engines/kernel/readwrite.py Readers.try_now",
     "engines/kernel/ops.py Ops.lift",
     "engines/kernel/ops.py Ops.open_lock_file",
     "_io/blocking.py _Wake.clear",  # in a finalizer, where the interpreter swallows exceptions
@@ -87,7 +90,7 @@ def test_an_interrupt_at_any_point_leaves_nothing(scenario: str) -> None:
 def test_an_exception_at_any_opcode_of_acquire_leaves_no_lock() -> None:
     """Also where CPython never runs a signal handler: no lock, no turn, no watch; a descriptor only in known places."""
     # Timeouts spend their opcodes on reading /proc.
-    names = [name for name in SCENARIOS if name.startswith(("Acquire", "Contended", "Try"))]
+    names = [name for name in SCENARIOS if name.startswith(("Acquire", "Contended", "ReadAcquire", "Try"))]
     results = run("sweep.py", "--all", *names, timeout=860)
     assert len(results) == len(names) > 10
     for result in results:
