@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
     from ..._model import IO, Parker
     from . import Events, Instance
-    from .ops import Ops
+
+    if sys.platform != "win32":
+        from .ops import Ops
 
 assert sys.platform != "win32"
 
