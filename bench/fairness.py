@@ -1,13 +1,16 @@
 """How fair fair=True is, and what it costs: 32 processes at one lock, while one in ten waiters is killed.
 
-Every contender writes down when it asked, when it got the lock and when it let go. At every tenth acquisition a killer
-picks a process that waits and kills it with SIGKILL, and another process takes its place. From the records:
-Jain's index over the acquisitions per place; how often a wait was overtaken by somebody who asked later; the time from
-a release to the next acquire where that had been asked for before. Between a release and the next acquire a contender
-sleeps half a millisecond. What was asked for in the first tenth of a round is not counted.
+Every contender writes down when it asked, when it stood in the queue, when it got the lock and when it let go. At every
+tenth acquisition a killer picks a process that waits and kills it with SIGKILL, and another process takes its place.
+From the records: Jain's index over the acquisitions per place; how often a wait was overtaken by somebody who came
+later; the time from a release to the next acquire where that had been asked for before. Between a release and the next
+acquire a contender sleeps half a millisecond. What was asked for in the first tenth of a round is not counted.
 
-Asking is timed before `acquire` is called; the place in the queue is taken some tens of microseconds later, and a busy
-machine may stop a process in between. So two that ask within `CLOSE` of each other count as together.
+Who came later: a contender arrives when its ticket is taken, which is when the kernel has its byte-range lock. So it
+stands from when that call has returned, and came no earlier than when the call was made; whoever got the lock at once
+came when it asked, and stood when it got it. A wait is overtaken by those who got the lock before it and came after it
+stood. Also counted is by when they asked: between that and the ticket a busy machine may stop a process for as long as
+it likes, and nobody can know of it. Two that ask within `CLOSE` of each other count as together there.
 """
 
 from __future__ import annotations
@@ -20,13 +23,15 @@ import random
 import signal
 import struct
 import time
-from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import pairwise, takewhile
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .figures import Column, Row, Target, find, jain, median, p99, ratio, target
 from .harness import clock, progress
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from .harness import Plan
 
 TITLE = "Fairness: 32 processes, one in ten waiters killed"
@@ -37,6 +42,7 @@ COLUMNS = (
     Column("kills", "waiters killed"),
     Column("jain", "Jain", ".4f"),
     Column("overtaken", "a wait was overtaken at most"),
+    Column("overtaken_asked", "by who asked later"),
     Column("p50_us", "handoff p50, µs", ".1f"),
     Column("p99_us", "handoff p99, µs", ".0f"),
     Column("to_unfair", "p50 x unfair", ".2f"),
@@ -44,13 +50,15 @@ COLUMNS = (
 CONTENDERS = 32
 THINK = 0.0005
 CLOSE = 2_000_000  # ns
-_RECORD = struct.Struct("qqqq")
+_RECORD = struct.Struct("qqqqqq")
 _WAITING = 1
 
 
 class Record(NamedTuple):
     place: int
     asked: int
+    came: int  # not before this
+    stood: int  # not after this
     got: int
     released: int
 
@@ -73,6 +81,7 @@ def run(plan: Plan) -> list[Row]:
                     "kills": kills,
                     "jain": evenness(records),
                     "overtaken": max(overtaken(records), default=0),
+                    "overtaken_asked": max(overtaken_asked(records), default=0),
                     "p50_us": p50,
                     "p99_us": p99(times),
                     "to_unfair": ratio(p50, unfair),
@@ -134,9 +143,11 @@ def _fork(path: str, hold: float, fair: bool, board: memoryview, place: int, out
         from interlock import Lock
 
         _load(f"{path}.other{place}")
+        ticket = _watch_tickets()
         lock = Lock(path, fair=fair)
         while clock() < end:
             board[place] = _WAITING
+            ticket.clear()
             asked = clock()
             mine = lock.acquire(timeout=60)
             got = clock()
@@ -144,10 +155,28 @@ def _fork(path: str, hold: float, fair: bool, board: memoryview, place: int, out
             time.sleep(hold)
             released = clock()
             mine.release()
-            os.write(out, _RECORD.pack(place, asked, got, released))
+            came, stood = ticket or (asked, got)
+            os.write(out, _RECORD.pack(place, asked, came, stood, got, released))
             time.sleep(THINK)
     finally:
         os._exit(0)
+
+
+def _watch_tickets() -> list[int]:
+    """A list that holds, once a ticket was taken, when that call was made and when it had returned."""
+    from interlock.engines.kernel import tickets
+
+    times: list[int] = []
+    enter = tickets.enter
+
+    def timed(ops: Any, fd: int) -> int:
+        before = clock()
+        ticket = enter(ops, fd)
+        times[:] = before, clock()
+        return ticket
+
+    tickets.enter = timed
+    return times
 
 
 def evenness(records: list[Record]) -> float | None:
@@ -158,16 +187,24 @@ def evenness(records: list[Record]) -> float | None:
 
 
 def overtaken(records: list[Record]) -> list[int]:
-    """For each wait: how many got the lock before it who had asked later. `records` in the order of `got`."""
-    found = []
-    for at, record in enumerate(records):
-        later = 0
-        for other in reversed(records[:at]):
-            if other.got < record.asked:
-                break
-            later += other.asked > record.asked + CLOSE
-        found.append(later)
-    return found
+    """For each wait: how many got the lock before it who had come after it stood. `records` in the order of `got`."""
+    return [
+        sum(other.came > record.stood for other in _before(records, at, record.stood))
+        for at, record in enumerate(records)
+    ]
+
+
+def overtaken_asked(records: list[Record]) -> list[int]:
+    """For each wait: how many got the lock before it who had asked later."""
+    return [
+        sum(other.asked > record.asked + CLOSE for other in _before(records, at, record.asked))
+        for at, record in enumerate(records)
+    ]
+
+
+def _before(records: list[Record], at: int, since: int) -> Iterator[Record]:
+    """Those who got the lock before this one, but after `since`; the last first."""
+    return takewhile(lambda other: other.got >= since, reversed(records[:at]))
 
 
 def handoffs(records: list[Record]) -> list[float]:

@@ -165,3 +165,17 @@ def test_fair_is_even_while_waiters_are_killed(tmp_path: Path) -> None:
         if kills > 10 and len(records) > 100 and seen[-1][2] > 0.9 and overtaken < 0.3:
             return
     raise AssertionError(seen)
+
+
+def test_a_wait_is_overtaken_by_who_came_after_it_stood() -> None:
+    from bench import fairness
+    from bench.fairness import CLOSE, Record
+
+    late = 10 * CLOSE
+    first = Record(0, asked=0, came=late, stood=late + 2, got=2 * late, released=2 * late)
+    asked_later = Record(1, asked=2 * CLOSE, came=late + 1, stood=late + 3, got=late + 4, released=late + 5)
+    came_later = asked_later._replace(place=2, came=late + 3)
+    assert fairness.overtaken([asked_later, first]) == [0, 0]  # who of them stood first nobody knows
+    assert fairness.overtaken([came_later, first]) == [0, 1]
+    assert fairness.overtaken_asked([asked_later, came_later, first]) == [0, 0, 2]
+    assert fairness.overtaken([first._replace(got=late + 3), came_later]) == [0, 0]
