@@ -1,6 +1,6 @@
 #!/bin/sh
 # The first process of a guest. Its root is the host's, read-only; what it writes goes to tmpfs, its disk and /mnt/out.
-# From the kernel's command line, as environment: role, address, scratch (a host directory), python, project.
+# From the kernel's command line, as environment: role, address, scratch (a host directory), python, project, job.
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin TMPDIR=/run HOME=/run PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
@@ -11,6 +11,7 @@ mkdir -p /mnt/out /mnt/net /run/lock /run/samba /run/sendsigs.omit.d /var/lib/nf
 mount -t hostfs none /mnt/out -o "$scratch/out"
 echo "$scratch/modprobe" > /proc/sys/kernel/modprobe
 "$scratch/modprobe" -a nfs nfsv3 nfsv4 nfsd cifs
+mknod /run/line c 4 1
 hostname "$role"
 ip link set lo up
 ip address add "$address/24" dev eth0
@@ -31,8 +32,13 @@ if [ "$role" = server ]; then
     exportfs -o rw,no_root_squash,insecure,fsid=0,no_subtree_check 10.9.0.0/24:/mnt/net/export
     rpc.nfsd -G 10 -L 10 4
     rpc.mountd
+    sm-notify -f -v "$address" # NFSv3: without it the clients do not know that it booted, and that it forgot their locks
     smbd -D -s "$scratch/smb.conf" -l /run/samba
 else
+    state="/mnt/out/statd-$role" # survives the guest: whose locks a host that boots again must give back
+    mkdir -p "$state/sm" "$state/sm.bak"
+    mount --bind "$state" /var/lib/nfs
     rpc.statd --no-notify
+    sm-notify -f -v "$address"
 fi
-cd "$project" && exec "$python" -m tests.network.inside "$role" > "/mnt/out/$role.log" 2>&1
+cd "$project" && exec "$python" -m "tests.network.$job" "$role" > "/mnt/out/$role.log" 2>&1

@@ -9,16 +9,17 @@ host, where the results appear.
 
 The server guest runs the plan (`inside`): it tells the clients what to mount and which workers to start, and referees.
 The host only boots, waits for the results, and ends what it started, by pid. A guest is several processes of the host,
-in sessions of their own: what finds them all is the network namespace.
+in sessions of their own: what finds them all is the network namespace, and those of one guest its IPC namespace.
+In `chaos` the host is the conductor: it kills, stops and boots guests.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
 __all__ = ["ADDRESSES", "Guests", "missing"]
@@ -64,17 +66,22 @@ force user = root
 def missing() -> list[str]:
     """The programs that are not there."""
     needed = ["linux.uml", "uml_switch", "rpc.nfsd", "mount.nfs", "smbd", "mount.cifs", "unshare", "mkfs.ext4"]
+    needed += ["gcc"] if _many_registers() else []
     return [name for name in needed if shutil.which(name, path=os.defpath + ":/usr/sbin:/sbin") is None]
 
 
 class Guests:
-    """The three guests, running. `plan` goes to `inside.Server`."""
+    """The three guests, running. `plan` goes to the `job`, the module that runs in each of them. Each guest has a
+    serial line to its host (`lines`), which no trouble of the network cuts."""
 
-    def __init__(self, scratch: Path, plan: dict[str, Any]) -> None:
+    def __init__(self, scratch: Path, plan: dict[str, Any], job: str = "inside", memory: str = "256M") -> None:
         self.scratch = scratch
         self.out = scratch / "out"
         self._plan = plan
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._guests: dict[str, subprocess.Popen[bytes]] = {}
+        self.lines: dict[str, socket.socket] = {}
+        self._job, self._memory = job, memory
         self._namespace = ""
 
     def __enter__(self) -> Guests:
@@ -100,37 +107,70 @@ class Guests:
         return self
 
     def _boot(self) -> None:
-        switch = self.scratch / "switch"
-        commands = []
-        for number, (role, address) in enumerate(ADDRESSES.items(), 1):
-            commands.append(
-                [
-                    "linux.uml", "mem=256M", "rootfstype=hostfs", "rootflags=/", "ro", f"init={HERE}/guest.sh",
-                    f"role={role}", f"address={address}", f"scratch={self.scratch}", f"python={sys.executable}",
-                    f"project={ROOT}", f"umid={self.scratch.name}-{role}", f"uml_dir={self.scratch}",
-                    f"eth0=daemon,fe:fd:00:00:00:0{number},unix,{switch}",
-                    *([f"ubd0={self.scratch}/disk.img"] if role == "server" else []),
-                    "con=null", "con0=null,fd:1", "quiet", "panic=1",
-                ]
-            )  # fmt: skip
-        (self.scratch / "boot.sh").write_text(
-            "ip link set lo up\n"
-            f"uml_switch -unix {switch} </dev/null >/dev/null 2>&1 &\n"
-            f"while [ ! -S {switch} ]; do sleep 0.05; done\n"
-            + "".join(
-                f"{shlex.join(command)} </dev/null >{self.scratch}/{role}.console 2>&1 &\n"
-                for role, command in zip(ADDRESSES, commands, strict=True)
-            )
-            + "wait\n"
-        )
-        environment = {**os.environ, "TMPDIR": "/dev/shm"}  # the guests' memory is a file there
-        self._processes.append(
-            subprocess.Popen(["unshare", "-n", "sh", str(self.scratch / "boot.sh")], env=environment)
-        )
-        pid, own = self._processes[-1].pid, os.readlink("/proc/self/ns/net")
-        while (namespace := os.readlink(f"/proc/{pid}/ns/net")) == own:
+        self._switch = self.scratch / "switch"
+        (self.scratch / "boot.sh").write_text(f"ip link set lo up\nexec uml_switch -unix {self._switch} </dev/null\n")
+        process = subprocess.Popen(
+            ["unshare", "-n", "sh", str(self.scratch / "boot.sh")],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        self._processes.append(process)
+        own = os.readlink("/proc/self/ns/net")
+        while (namespace := os.readlink(f"/proc/{process.pid}/ns/net")) == own:
             time.sleep(0.005)
         self._namespace = namespace
+        while not self._switch.exists():
+            assert process.poll() is None, "uml_switch ended"
+            time.sleep(0.02)
+        for role in ADDRESSES:
+            self.boot(role)
+
+    def boot(self, role: str) -> None:
+        """Switch a guest on; on the disk that it had, if it was killed."""
+        number = list(ADDRESSES).index(role) + 1
+        ours, theirs = socket.socketpair()
+        command = [
+            "nsenter", f"--net=/proc/{self._processes[0].pid}/ns/net", "unshare", "--ipc",
+            "linux.uml", f"mem={self._memory}", "rootfstype=hostfs", "rootflags=/", "ro", f"init={HERE}/guest.sh",
+            f"role={role}", f"address={ADDRESSES[role]}", f"scratch={self.scratch}", f"python={sys.executable}",
+            f"project={ROOT}", f"job={self._job}", f"umid={self.scratch.name}-{role}", f"uml_dir={self.scratch}",
+            f"eth0=daemon,fe:fd:00:00:00:0{number},unix,{self._switch}",
+            *([f"ubd0={self.scratch}/disk.img"] if role == "server" else []),
+            "con=null", "con0=null,fd:1", f"con1=fd:{theirs.fileno()}", "quiet", "panic=1",
+        ]  # fmt: skip
+        environment = {**os.environ, "TMPDIR": "/dev/shm", **self._preloaded()}  # the guests' memory is a file there
+        with (self.scratch / f"{role}.console").open("ab") as console:
+            process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT,
+                pass_fds=[theirs.fileno()],
+            )  # fmt: skip
+        theirs.close()
+        self._processes.append(process)
+        self._guests[role] = process
+        self.lines[role] = ours
+
+    def _preloaded(self) -> dict[str, str]:
+        """What UML needs on CPUs that have more registers than it knows: see xstate.c."""
+        library = self.scratch / "xstate.so"
+        if not _many_registers():
+            return {}
+        if not library.exists():
+            subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-o", str(library), str(HERE / "xstate.c")], check=True)
+        return {"LD_PRELOAD": str(library)}
+
+    def stop(self, role: str) -> None:
+        """Its kernel stands still, as a virtual machine that is paused."""
+        self._guests[role].send_signal(signal.SIGSTOP)
+
+    def go_on(self, role: str) -> None:
+        self._guests[role].send_signal(signal.SIGCONT)
+
+    def kill(self, role: str) -> None:
+        """As by a loss of power. What its disk has is kept."""
+        process = self._guests.pop(role)
+        namespace = os.readlink(f"/proc/{process.pid}/ns/ipc")
+        _kill(lambda: _of_namespace("ipc", namespace))
+        process.wait()
+        self.lines.pop(role).close()
 
     def results(self, seconds: float) -> dict[str, Any]:
         """What the server wrote at the end; raises `TimeoutError`, with what is in the logs."""
@@ -149,16 +189,15 @@ class Guests:
 
     def end(self) -> None:
         """Kill every process of the namespace that was made here."""
+        if self._namespace:
+            _kill(lambda: _of_namespace("net", self._namespace))
         for process in self._processes:
-            while members := _of_namespace(self._namespace):
-                for pid in members:
-                    try:
-                        os.kill(pid, signal.SIGKILL)
-                    except ProcessLookupError:
-                        pass
-                time.sleep(0.02)
+            process.kill()
             process.wait()
         self._processes.clear()
+        for line in self.lines.values():
+            line.close()
+        self.lines.clear()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -166,13 +205,28 @@ class Guests:
         self.end()
 
 
-def _of_namespace(namespace: str) -> list[int]:
-    """The processes of a network namespace; none of our own's."""
+def _many_registers() -> bool:
+    return " amx_tile" in Path("/proc/cpuinfo").read_text()
+
+
+def _kill(members: Callable[[], list[int]]) -> None:
+    """Kill them until there are none."""
+    while pids := members():
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        time.sleep(0.02)
+
+
+def _of_namespace(kind: str, namespace: str) -> list[int]:
+    """The processes of a namespace; none of our own's."""
     found = []
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
-                if namespace == os.readlink(f"/proc/{name}/ns/net") != os.readlink("/proc/self/ns/net"):
+                if namespace == os.readlink(f"/proc/{name}/ns/{kind}") != os.readlink(f"/proc/self/ns/{kind}"):
                     found.append(int(name))
             except OSError:  # it ended, or has: a zombie has no namespaces
                 continue

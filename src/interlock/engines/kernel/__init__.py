@@ -408,6 +408,8 @@ class KernelEngine:
         if not self._ours(claim):
             return closed
         try:
+            if sys.platform != "win32" and self.ops.place and (reason := self.ops.disowned(fd, path)):
+                return reason
             if self.ops.current(fd, path):
                 return ""
         except OSError as error:

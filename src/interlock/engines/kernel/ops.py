@@ -31,6 +31,12 @@ READ_ONLY = OPEN & ~os.O_RDWR
 EXCLUSIVE = fcntl.LOCK_EX | fcntl.LOCK_NB
 SHARED = fcntl.LOCK_SH | fcntl.LOCK_NB
 UNLOCK = fcntl.LOCK_UN
+_GONE = (errno.EIO, errno.ESTALE, errno.EBADF)
+_LOST = {"nfs": _GONE, "cifs": (*_GONE, errno.EACCES, errno.EAGAIN), "smb": (*_GONE, errno.EACCES, errno.EAGAIN)}
+"""Beginnings of `Ops.place` where a read tells whether a lock still stands, and the answers that say no."""
+
+_APART = "this host stood still or was cut off for longer than the server keeps locks"
+_DIRECT = getattr(os, "O_DIRECT", 0)
 _LEASE = b"interlock-lease?see-the-directory-beside-it"
 """What the file at the path says where leases are used (`engines.marker.lease_fence`)."""
 
@@ -54,6 +60,7 @@ class Ops:
     flags: Callable[..., int] = fcntl.fcntl
     fcntl: Callable[..., Any] = flags
     makedirs: Callable[..., None] = staticmethod(os.makedirs)
+    pread: Callable[[int, int, int], bytes] = os.pread
     utime: Callable[[int], None] = os.utime
     lock = "flock(2)"  # what it is called in messages
     place = ""  # the filesystem, where it is known
@@ -214,6 +221,33 @@ class Ops:
         except (FileNotFoundError, NotADirectoryError):
             return False
         return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
+
+    def disowned(self, fd: int, path: str) -> str:
+        """Why the server of a network filesystem has given the lock of this descriptor up; "" if it has not, or if
+        nothing can be asked.
+
+        A client that stood still for longer than its lease (NFSv4), or that was cut off (SMB), has lost its locks on
+        the server, and neither fstat(2) nor stat(2) tells. Reading through the descriptor does: NFS answers EIO from
+        then on for one whose lock was lost, SMB refuses (EACCES) what another client has locked, and EBADF or ESTALE is
+        what is left of a file that could not be opened again. It must reach the server, so O_DIRECT: the file is empty,
+        and a cached read of nothing asks nobody.
+        """
+        lost = next((errors for kind, errors in _LOST.items() if self.place.startswith(kind)), ())
+        if not lost:
+            return ""
+        try:
+            flags = self.flags(fd, fcntl.F_GETFL)
+            if not flags & _DIRECT:  # and it stays: another thread may be about to read
+                self.flags(fd, fcntl.F_SETFL, flags | _DIRECT)
+        except OSError:  # SMB cannot with some mount options, nor need it: it keeps nothing of a file that others lock
+            pass
+        try:
+            self.pread(fd, 1, 0)
+        except OSError as error:
+            if error.errno not in lost:
+                raise
+            return f"the server does not know its lock on {path} any more (a read says: {error.strerror}); " + _APART
+        return ""
 
 
 @cache

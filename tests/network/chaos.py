@@ -1,0 +1,217 @@
+"""Hosts that die, stand still, are cut off; a server that boots again; clocks that jump: with locks held meanwhile.
+
+Theory of operation
+-------------------
+Client one holds locks, client two waits for each of them. Then something happens to a *host*, so to all the locks at
+once. The host of the guests is conductor and referee: it speaks with the guests over serial lines. Who is in when is
+what they say, in the order in which the host asks, so no clock is needed: a write that one is *asked* for after two has
+said that it is in, and that succeeds, is an overlap.
+
+After the trouble, one is asked whether it holds (`check`: `hold.assert_held()`) and then to write through a `Fence`.
+Verdicts: `excludes`: two came in when one had left or was dead. `told`: two came in before that, and one was told that
+it has lost the lock, and wrote nothing. `overlaps`: two was in, and one still believed itself in or wrote.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as Late
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import socket
+
+    from .guests import Guests
+
+TROUBLES = ("kill", "pause", "partition", "reboot", "clock")
+MOUNTS = ("NFSv3", "NFSv4.2", "SMB 3.1.1 nolease")
+LOCKS = ("auto", "flock", "dual", "marker")
+LEASE = 10.0
+"""Seconds, of nfsd; `guest.sh` sets it."""
+
+WAIT = 60.0
+"""How long two is given to come in."""
+
+
+class Phone:
+    """A guest's serial line."""
+
+    def __init__(self, line: socket.socket) -> None:
+        self._line = line
+        self._asked: dict[int, Future[dict[str, Any]]] = {0: Future()}
+        self._mutex = threading.Lock()
+        threading.Thread(target=self._hear, daemon=True).start()
+
+    def _hear(self) -> None:
+        try:
+            with self._line.makefile("rb") as lines:
+                for line in lines:
+                    if line.startswith(b'{"id"'):
+                        said = json.loads(line)
+                        self._asked[said["id"]].set_result(said)
+        except (OSError, ValueError):  # it was hung up
+            pass
+
+    def ready(self, seconds: float) -> None:
+        self._asked[0].result(seconds)
+
+    def ask(self, slot: str, do: str, **what: Any) -> Future[dict[str, Any]]:
+        with self._mutex:
+            number = len(self._asked)
+            answer = self._asked[number] = Future()
+            self._line.sendall(json.dumps({"id": number, "slot": slot, "do": do, **what}).encode() + b"\n")
+        return answer
+
+
+def said(answer: Future[dict[str, Any]], seconds: float) -> dict[str, Any]:
+    try:
+        return answer.result(max(seconds, 0.001))
+    except Late:
+        return {"said": "silent"}
+
+
+class Chaos:
+    """The conductor."""
+
+    def __init__(self, guests: Guests, mounts: list[str], locks: list[str]) -> None:
+        self._guests = guests
+        self._mounts, self._locks = mounts, locks
+        self.phones: dict[str, Phone] = {}
+        self._round = 0
+
+    def begin(self) -> None:
+        for role in self._guests.lines:
+            self._answer(role)
+        # Nobody held a lock before this boot: what the server would wait for cannot come.
+        self.must("server", "shell", words=["sh", "-c", "echo Y > /proc/fs/nfsd/v4_end_grace"])
+        for role in ("one", "two"):
+            self._mount(role)
+
+    def _answer(self, role: str) -> None:
+        self.phones[role] = Phone(self._guests.lines[role])
+        self.phones[role].ready(90)
+
+    def must(self, role: str, do: str, seconds: float = 90, **what: Any) -> dict[str, Any]:
+        found = said(self.phones[role].ask("", do, **what), seconds)
+        assert found["said"] in ("done",), (role, do, what, found)
+        return found
+
+    def _mount(self, role: str) -> None:
+        for mount in self._mounts:
+            self.must(role, "mount", mount=mount, at=at(mount))
+
+    def trouble(self, name: str) -> list[dict[str, Any]]:
+        """One trouble, with a lock of each kind held: a cell for each."""
+        self._round += 1
+        one, two = self.phones["one"], self.phones["two"]
+        slots = [(mount, lock) for mount in self._mounts for lock in self._locks]
+
+        def order(mount: str, lock: str) -> dict[str, Any]:
+            return {"lock": lock, "path": f"{at(mount)}/{self._round}-{os.path.basename(at(mount))}-{lock}"}
+
+        asked = {slot: one.ask(str(slot), "acquire", seconds=30, **order(*slot)) for slot in slots}
+        first = {slot: said(answer, 60) for slot, answer in asked.items()}
+        cells: dict[tuple[str, str], dict[str, Any]]
+        cells = {slot: {"mount": slot[0], "lock": slot[1], "trouble": name, "first": first[slot]} for slot in slots}
+        for slot in slots:
+            cells[slot]["verdict"] = "refused" if first[slot]["said"] == "refused" else "unusable"
+        held = [slot for slot in slots if first[slot]["said"] == "in"]
+        for slot, answer in [(slot, one.ask(str(slot), "write", data="one")) for slot in held]:
+            if (wrote := said(answer, 60))["said"] != "wrote":
+                cells[slot].update(verdict="unusable", write=wrote)
+                held.remove(slot)
+        second = {slot: two.ask(str(slot), "acquire", seconds=4 * WAIT, **order(*slot)) for slot in held}
+        time.sleep(1)
+        for slot in held:
+            assert not second[slot].done(), (slot, second[slot].result())
+        began = time.monotonic()
+        came: dict[tuple[str, str], float] = {}
+
+        def note(slot: tuple[str, str]) -> None:
+            second[slot].add_done_callback(lambda _answer: came.setdefault(slot, time.monotonic() - began))
+
+        for slot in held:
+            note(slot)
+        getattr(self, f"_{name}")(second)
+        inside = {slot for slot in held if second[slot].done() and second[slot].result()["said"] == "in"}
+        if name != "kill":
+            self._question(held, inside, cells)
+        for slot in held:
+            cell = cells[slot]
+            cell["second"] = said(second[slot], began + 1.5 * WAIT - time.monotonic())
+            cell["after"] = round(came[slot], 1) if slot in came else None
+            cell["verdict"] = _verdict(name, cell, slot in inside)
+        for phone in [two] if name == "kill" else [one, two]:
+            for answer in [phone.ask(str(slot), "release") for slot in held]:
+                said(answer, 20)
+        if name == "kill":
+            self._guests.boot("one")
+            self._answer("one")
+            self._mount("one")
+            for slot in held:  # NFSv3: its locks stay until it tells that it has booted
+                if slot not in came:
+                    late = said(second[slot], 30)
+                    cells[slot]["after_boot"] = late["said"]
+                    if late["said"] == "in":
+                        said(two.ask(str(slot), "release"), 20)
+        return list(cells.values())
+
+    def _question(self, held: list[Any], inside: set[Any], cells: dict[Any, dict[str, Any]]) -> None:
+        one = self.phones["one"]
+        for do in ("glance", "check", "write"):
+            asked = {slot: one.ask(str(slot), do, **({"data": "one again"} if do == "write" else {})) for slot in held}
+            for slot, answer in asked.items():
+                cells[slot][do] = said(answer, WAIT)
+        for answer in [one.ask(str(slot), "release") for slot in held if slot not in inside]:
+            said(answer, 20)
+
+    def _wait(self, second: dict[Any, Future[dict[str, Any]]], seconds: float) -> None:
+        """Until two is in everywhere, or so long."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not all(answer.done() for answer in second.values()):
+            time.sleep(0.05)
+
+    # ---- what happens
+
+    def _kill(self, second: dict[Any, Future[dict[str, Any]]]) -> None:
+        self._guests.kill("one")
+        self._wait(second, WAIT)
+
+    def _pause(self, second: dict[Any, Future[dict[str, Any]]]) -> None:
+        self._guests.stop("one")
+        self._wait(second, 3.5 * LEASE)
+        self._guests.go_on("one")
+
+    def _partition(self, second: dict[Any, Future[dict[str, Any]]]) -> None:
+        self.must("one", "shell", words=["ip", "link", "set", "eth0", "down"])
+        self._wait(second, 3.5 * LEASE)
+        self.must("one", "shell", words=["ip", "link", "set", "eth0", "up"])
+
+    def _reboot(self, second: dict[Any, Future[dict[str, Any]]]) -> None:
+        self._guests.kill("server")
+        self._guests.boot("server")
+        self._answer("server")
+        self._wait(second, 2 * LEASE)
+
+    def _clock(self, second: dict[Any, Future[dict[str, Any]]]) -> None:
+        self.must("one", "shell", words=["date", "-s", "+1 hour"])
+        self.must("two", "shell", words=["date", "-s", "-1 hour"])
+        self._wait(second, LEASE)
+
+
+def _verdict(name: str, cell: dict[str, Any], inside: bool) -> str:
+    if name == "kill":
+        return "excludes"  # who is dead is not in
+    if not inside:  # two had not come in when one was asked: it came in after one had left
+        return "excludes" if cell["check"]["said"] == "held" else "told"
+    if cell["check"]["said"] == "held" or cell["write"]["said"] == "wrote":
+        return "overlaps"
+    return "told" if cell["check"]["said"] == "lost" else "unclear"
+
+
+def at(mount: str) -> str:
+    return f"/mnt/{mount.replace(' ', '-')}"

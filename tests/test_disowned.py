@@ -1,0 +1,105 @@
+"""A lock that the server of a network filesystem has given up: the holder is told at its next question. Linux.
+
+The real thing is `tests/network`: a client that stood still for longer than its NFSv4 lease. Here the answers of its
+kernel are played.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if sys.platform != "linux":
+    pytest.skip("network filesystems are looked at on Linux", allow_module_level=True)
+
+from interlock import Lock, LostError
+from interlock._wait import inotify
+from interlock.engines import kernel
+from interlock.engines.kernel.ops import Ops
+from interlock.engines.kernel.other_ops import DualOps
+
+from .seam import nothing_left
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(params=[Ops, DualOps])
+def ops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ops:
+    made: Ops = request.param()
+    monkeypatch.setitem(kernel._engines, "kernel", kernel.KernelEngine(made, inotify))
+    return made
+
+
+def answer(ops: Ops, place: str, number: int) -> None:
+    def pread(fd: int, size: int, at: int) -> bytes:
+        if number:
+            raise OSError(number, os.strerror(number))
+        return b""
+
+    ops.place = place
+    ops.pread = pread
+
+
+@pytest.mark.parametrize(
+    ("place", "number"),
+    [
+        *(("nfs4 at /mnt", number) for number in (errno.EIO, errno.ESTALE, errno.EBADF)),
+        *(("cifs at /mnt", number) for number in (errno.EIO, errno.EACCES, errno.EAGAIN, errno.EBADF)),
+        ("smb3 at /mnt", errno.EACCES),
+    ],
+)
+def test_a_lock_that_the_server_gave_up_is_lost(tmp_path: Path, ops: Ops, place: str, number: int) -> None:
+    path = tmp_path / "a.lock"
+    hold = Lock(path).acquire(0)
+    answer(ops, place, 0)
+    hold.assert_held()
+    answer(ops, place, number)
+    with pytest.raises(LostError, match=os.strerror(number)):
+        hold.assert_held()
+    answer(ops, place, 0)
+    assert hold.lost  # for good: somebody else may have been in
+    assert "server" in hold.lost.reason
+    hold.release()
+    with Lock(path).acquire(0) as again:
+        again.assert_held()
+    nothing_left(path)
+
+
+@pytest.mark.parametrize(("place", "number"), [("nfs4 at /mnt", errno.EACCES), ("cifs at /mnt", errno.ETIMEDOUT)])
+def test_what_is_no_word_on_the_lock_is_neither_held_nor_lost(
+    tmp_path: Path, ops: Ops, place: str, number: int
+) -> None:
+    hold = Lock(tmp_path / "a.lock").acquire(0)
+    answer(ops, place, number)
+    with pytest.raises(OSError, match=os.strerror(number)) as raised:
+        hold.assert_held()
+    assert not isinstance(raised.value, LostError)
+    answer(ops, place, 0)
+    hold.assert_held()
+    hold.release()
+
+
+def test_a_local_filesystem_is_not_read(tmp_path: Path, ops: Ops) -> None:
+    with Lock(tmp_path / "a.lock").acquire(0) as hold:
+        for place in ("", "ext4 at /", "fuse.sshfs at /mnt"):
+            answer(ops, place, errno.EIO)
+            hold.assert_held()
+
+
+def test_the_read_asks_the_server_and_not_the_cache(tmp_path: Path, ops: Ops) -> None:
+    with Lock(tmp_path / "a.lock").acquire(0) as hold:
+        seen = []
+
+        def pread(fd: int, size: int, at: int) -> bytes:
+            seen.append(ops.flags(fd, 3) & os.O_DIRECT)
+            return b""
+
+        ops.place, ops.pread = "nfs at /mnt", pread
+        hold.assert_held()
+        hold.assert_held()
+        assert seen in ([os.O_DIRECT] * 2, [0] * 2)  # 0: this directory's filesystem has none (tmpfs before 6.6)
