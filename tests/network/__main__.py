@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from . import chaos
 from .guests import Guests, missing
 from .inside import MOUNTS
 from .worker import TTL
@@ -67,9 +68,8 @@ Without any lock the same run overlapped {free:,} times; interlock's locks {over
 waits for its ttl ({TTL:.0f} s here) after each kill on the other host, so it has few holds. On SMB it needs the mount
 option `nolease`: the client cannot open a file under its second name else, and the lease refuses.
 
-Not measured: hosts that are killed, cut off or stopped, a server that boots again, more than one server, other servers
-than Linux's and Samba.
-"""
+Not measured: more than one server, other servers than Linux's and Samba.
+{chaos.section(results["chaos"]) if "chaos" in results else ""}"""
 
 
 def _matrix(cells: list[dict[str, Any]]) -> str:
@@ -92,6 +92,26 @@ def _shown(cell: dict[str, Any]) -> str:
     return f"**overlaps {figures}**" if cell["overlaps"] else f"excludes {figures}"
 
 
+def _chaos(options: argparse.Namespace) -> int:
+    """Into the results that are there already, if there are any."""
+
+    def keep(found: dict[str, Any]) -> None:
+        results = {"chaos": found}
+        if options.output is not None:
+            if options.output.exists():
+                results = {**json.loads(options.output.read_text()), **results}
+            options.output.write_text(json.dumps(results, indent=2) + "\n")
+        if options.page is not None:
+            options.page.write_text(page(results))
+        print(chaos.shown(found["cells"][-1]) if found["cells"] else "", file=sys.stderr, flush=True)
+
+    found = chaos.run(
+        options.chaos or list(chaos.TROUBLES), list(chaos.MOUNTS), list(chaos.LOCKS), doctor=("NFSv4.2",), tell=keep
+    )
+    print(chaos.section(found))
+    return 1 if any(cell["verdict"] == "overlaps" for cell in found["cells"]) else 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=10, help="per cell")
@@ -102,12 +122,15 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="where the JSON goes; else to standard output")
     parser.add_argument("--page", type=Path, help="where the page of the documentation goes")
     parser.add_argument("--read", type=Path, help="run nothing, take the results from this JSON")
+    parser.add_argument("--chaos", nargs="*", choices=chaos.TROUBLES, metavar="TROUBLE", help="to the hosts; only that")
     options = parser.parse_args()
     if options.read is not None:
         options.page.write_text(page(json.loads(options.read.read_text())))
         return 0
     if lacking := missing():
         parser.exit(2, f"needs {', '.join(lacking)}\n")
+    if options.chaos is not None:
+        return _chaos(options)
     plan = {name: getattr(options, name) for name in ("seconds", "workers", "kills", "mounts", "locks")}
     cells = len(options.mounts) * len(options.locks)
     results = {"plan": plan, **run(plan, 120 + cells * (3 * options.seconds + 60))}

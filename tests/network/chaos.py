@@ -16,16 +16,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import sys
+import tempfile
 import threading
 import time
+from collections import Counter
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as Late
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .guests import Guests
+from .witness import TTL
 
 if TYPE_CHECKING:
     import socket
-
-    from .guests import Guests
+    from collections.abc import Callable
 
 TROUBLES = ("kill", "pause", "partition", "reboot", "clock")
 MOUNTS = ("NFSv3", "NFSv4.2", "SMB 3.1.1 nolease")
@@ -77,8 +84,10 @@ def said(answer: Future[dict[str, Any]], seconds: float) -> dict[str, Any]:
 class Chaos:
     """The conductor."""
 
-    def __init__(self, guests: Guests, mounts: list[str], locks: list[str]) -> None:
+    def __init__(self, guests: Guests, mounts: list[str], locks: list[str], patience: float = 3.5 * LEASE) -> None:
         self._guests = guests
+        self._patience = patience
+        """Seconds that a pause and a partition last, unless two is in everywhere before."""
         self._mounts, self._locks = mounts, locks
         self.phones: dict[str, Phone] = {}
         self._round = 0
@@ -142,7 +151,7 @@ class Chaos:
             self._question(held, inside, cells)
         for slot in held:
             cell = cells[slot]
-            cell["second"] = said(second[slot], began + 1.5 * WAIT - time.monotonic())
+            cell["second"] = said(second[slot], began + WAIT + (name != "kill") * 30 - time.monotonic())
             cell["after"] = round(came[slot], 1) if slot in came else None
             cell["verdict"] = _verdict(name, cell, slot in inside)
         for phone in [two] if name == "kill" else [one, two]:
@@ -159,6 +168,23 @@ class Chaos:
                     if late["said"] == "in":
                         said(two.ask(str(slot), "release"), 20)
         return list(cells.values())
+
+    def doctor(self, mount: str) -> str:
+        """`interlock doctor --peer` on one, joined by two; what two is shown."""
+        one, two, place = self.phones["one"], self.phones["two"], at(mount)
+        command = f"{sys.executable} -m interlock doctor {place}"
+        here = one.ask("doctor", "shell", words=["sh", "-c", f"{command} --peer > /run/peer 2>&1"])
+        deadline = time.monotonic() + 120
+        token = None
+        while token is None:
+            assert time.monotonic() < deadline, "doctor --peer announced nothing"
+            text = said(one.ask("", "shell", words=["cat", "/run/peer"]), 30).get("why", "")
+            token = re.search(r"--join (\S+)", text)
+            time.sleep(0.2)
+        there = said(two.ask("doctor", "shell", words=["sh", "-c", f"{command} --join {token[1]}"]), 240)
+        said(here, 60)
+        self.must("one", "shell", words=["rm", "/run/peer"])
+        return str(there.get("why", "no answer")).replace(place, "DIRECTORY")
 
     def _question(self, held: list[Any], inside: set[Any], cells: dict[Any, dict[str, Any]]) -> None:
         one = self.phones["one"]
@@ -183,12 +209,12 @@ class Chaos:
 
     def _pause(self, second: dict[Any, Future[dict[str, Any]]]) -> None:
         self._guests.stop("one")
-        self._wait(second, 3.5 * LEASE)
+        self._wait(second, self._patience)
         self._guests.go_on("one")
 
     def _partition(self, second: dict[Any, Future[dict[str, Any]]]) -> None:
         self.must("one", "shell", words=["ip", "link", "set", "eth0", "down"])
-        self._wait(second, 3.5 * LEASE)
+        self._wait(second, self._patience)
         self.must("one", "shell", words=["ip", "link", "set", "eth0", "up"])
 
     def _reboot(self, second: dict[Any, Future[dict[str, Any]]]) -> None:
@@ -211,6 +237,96 @@ def _verdict(name: str, cell: dict[str, Any], inside: bool) -> str:
     if cell["check"]["said"] == "held" or cell["write"]["said"] == "wrote":
         return "overlaps"
     return "told" if cell["check"]["said"] == "lost" else "unclear"
+
+
+def run(
+    troubles: list[str],
+    mounts: list[str],
+    locks: list[str],
+    patience: float = 3.5 * LEASE,
+    doctor: tuple[str, ...] = (),
+    tell: Callable[[dict[str, Any]], object] = lambda _found: None,
+) -> dict[str, Any]:
+    """Boot, let it all happen, end. `doctor`: on which mounts that is asked. `tell`: called with what there is, after
+    each step."""
+    with tempfile.TemporaryDirectory(prefix="uml-") as scratch:
+        guests = Guests(Path(scratch, "guests"), {}, "witness", "384M")
+        with guests:
+            chaos = Chaos(guests, mounts, locks, patience)
+            try:
+                chaos.begin()
+                found: dict[str, Any] = {"cells": [], "doctor": {}}
+                for trouble in troubles:
+                    found["cells"] += chaos.trouble(trouble)
+                    tell(found)
+                for mount in doctor:
+                    found["doctor"][mount] = chaos.doctor(mount)
+                    tell(found)
+            except BaseException:
+                print(guests.logs())
+                raise
+    return found
+
+
+def section(found: dict[str, Any]) -> str:
+    """What the page of the documentation says of it."""
+    cells = found["cells"]
+    counts = Counter(cell["verdict"] for cell in cells)
+    lines = [
+        "| what happens | mount | " + " | ".join(f"`{lock}`" for lock in LOCKS) + " |",
+        "|---|---|" + "---|" * len(LOCKS),
+    ]
+    for trouble, mount in dict.fromkeys((cell["trouble"], cell["mount"]) for cell in cells):
+        here = {cell["lock"]: shown(cell) for cell in cells if (cell["trouble"], cell["mount"]) == (trouble, mount)}
+        lines.append(f"| {_TITLES[trouble]} | {mount} | " + " | ".join(here.get(lock, "") for lock in LOCKS) + " |")
+    doctor = "".join(
+        f"\nOn {mount}:\n\n```text\n$ interlock doctor DIRECTORY --join TOKEN\n{text.strip()}\n```\n"
+        for mount, text in found["doctor"].items()
+    )
+    return f"""
+## When hosts die, stand still, or are cut off
+
+One host holds, another one waits for the lock, then something happens to a host, with every lock held at once. NFSv4's
+lease is {LEASE:.0f} s here, a marker's ttl {TTL:.0f} s. Who is in when is asked over serial lines, in order, so no
+clock counts. Of {len(cells)} cells, the other host got in after the holder had left or died in {counts["excludes"]};
+the holder lost the lock, was told so by `assert_held()` and its fenced write was refused in {counts["told"]}; the two
+were in together in {counts["overlaps"]}; {counts["refused"]} were refused, and
+{counts["unusable"] + counts["unclear"]} came to no verdict.
+
+{chr(10).join(lines)}
+
+"Waits": the other host does not get in until the holder releases. "Told after n s": the other one was in n s after the
+trouble began, and the holder was told before its next write. A kernel's lock on NFSv4.2 ends with the lease of a host
+that is silent; stat(2) of the lock file shows nothing of it, so `assert_held()` reads through the descriptor. On NFSv3
+a dead host's locks stay until it boots again and its `sm-notify` says so.
+
+## `interlock doctor --peer` between two of these hosts
+{doctor}"""
+
+
+_TITLES = {
+    "kill": "the holder's host dies",
+    "pause": "the holder's host is paused, then goes on",
+    "partition": "the holder's host is cut off, then is back",
+    "reboot": "the server dies and boots again",
+    "clock": "the clocks jump: +1 h and -1 h",
+}
+
+
+def shown(cell: dict[str, Any]) -> str:
+    verdict, after = cell["verdict"], cell.get("after")
+    came = cell.get("second", {}).get("said") == "in"
+    if verdict == "overlaps":
+        return f"**overlaps** after {after:.0f} s"
+    if verdict == "told":
+        return f"told after {after:.0f} s" if came else "told"
+    if verdict != "excludes":
+        return "refused" if verdict == "refused" else "no verdict"
+    if cell["trouble"] != "kill":
+        return "waits" if came else "waits, then an error"
+    if came:
+        return f"in after {after:.0f} s"
+    return "in after it boots" if cell.get("after_boot") == "in" else f"not in {WAIT:.0f} s"
 
 
 def at(mount: str) -> str:

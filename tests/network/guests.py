@@ -178,12 +178,13 @@ class Guests:
         deadline = time.monotonic() + seconds
         while not path.exists():
             if time.monotonic() > deadline:
-                raise TimeoutError(f"no results after {seconds:.0f} s: {self._logs()}")
+                raise TimeoutError(f"no results after {seconds:.0f} s: {self.logs()}")
             time.sleep(0.1)
         found: dict[str, Any] = json.loads(path.read_text())
         return found
 
-    def _logs(self) -> str:
+    def logs(self) -> str:
+        """The last words of each guest."""
         paths = [*self.scratch.glob("*.console"), *self.out.glob("*.log")]
         return "\n".join(f"--- {path.name}\n{path.read_text(errors='replace')[-2000:]}" for path in paths)
 

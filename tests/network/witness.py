@@ -20,9 +20,10 @@ import interlock
 from interlock import Fence, LostError, StaleTokenError, Timeout, UnsupportedError
 
 from .inside import MOUNTS
-from .worker import TTL
 
 LINE = "/run/line"
+TTL = 6.0
+"""Seconds, of the leases: three guests on a busy machine renew slowly."""
 
 
 class Line:
