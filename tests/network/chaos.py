@@ -280,7 +280,7 @@ def section(found: dict[str, Any]) -> str:
         here = {cell["lock"]: shown(cell) for cell in cells if (cell["trouble"], cell["mount"]) == (trouble, mount)}
         lines.append(f"| {_TITLES[trouble]} | {mount} | " + " | ".join(here.get(lock, "") for lock in LOCKS) + " |")
     doctor = "".join(
-        f"\nOn {mount}:\n\n```text\n$ interlock doctor DIRECTORY --join TOKEN\n{text.strip()}\n```\n"
+        f"\n## `interlock doctor --peer` between two of these hosts, on {mount}\n\n```text\n$ interlock doctor DIRECTORY --join TOKEN\n{text.strip()}\n```\n"
         for mount, text in found["doctor"].items()
     )
     return f"""
@@ -299,8 +299,6 @@ were in together in {counts["overlaps"]}; {counts["refused"]} were refused, and
 trouble began, and the holder was told before its next write. A kernel's lock on NFSv4.2 ends with the lease of a host
 that is silent; stat(2) of the lock file shows nothing of it, so `assert_held()` reads through the descriptor. On NFSv3
 a dead host's locks stay until it boots again and its `sm-notify` says so.
-
-## `interlock doctor --peer` between two of these hosts
 {doctor}"""
 
 
