@@ -280,7 +280,8 @@ def section(found: dict[str, Any]) -> str:
         here = {cell["lock"]: shown(cell) for cell in cells if (cell["trouble"], cell["mount"]) == (trouble, mount)}
         lines.append(f"| {_TITLES[trouble]} | {mount} | " + " | ".join(here.get(lock, "") for lock in LOCKS) + " |")
     doctor = "".join(
-        f"\n## `interlock doctor --peer` between two of these hosts, on {mount}\n\n```text\n$ interlock doctor DIRECTORY --join TOKEN\n{text.strip()}\n```\n"
+        f"\n## `interlock doctor --peer` between two of these hosts, on {mount}\n\n"
+        f"```text\n$ interlock doctor DIRECTORY --join TOKEN\n{text.strip()}\n```\n"
         for mount, text in found["doctor"].items()
     )
     return f"""
