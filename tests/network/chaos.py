@@ -298,8 +298,13 @@ were in together in {counts["overlaps"]}; {counts["refused"]} were refused, and
 
 "Waits": the other host does not get in until the holder releases. "Told after n s": the other one was in n s after the
 trouble began, and the holder was told before its next write. A kernel's lock on NFSv4.2 ends with the lease of a host
-that is silent; stat(2) of the lock file shows nothing of it, so `assert_held()` reads through the descriptor. On NFSv3
-a dead host's locks stay until it boots again and its `sm-notify` says so.
+that is silent; stat(2) of the lock file shows nothing of it, so `assert_held()` reads through the descriptor.
+
+"Overlaps", on NFSv3: a server that boots again has forgotten its locks, and gives them anew if the clients do not claim
+them in time, for which `sm-notify` of the server must reach their `rpc.statd`. Here it did not, and neither the kernel
+of the holder nor interlock can notice: use NFSv4, or a marker. "Waits, then an error": on SMB a waiter's descriptor
+does not survive the server's boot; `acquire` raises. "No verdict": the holder's lease was lost before anything
+happened; on SMB the inode number of its file changes under it, so that it gives up.
 {doctor}"""
 
 
