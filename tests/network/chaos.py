@@ -155,7 +155,7 @@ class Chaos:
             cell["after"] = round(came[slot], 1) if slot in came else None
             cell["verdict"] = _verdict(name, cell, slot in inside)
         for phone in [two] if name == "kill" else [one, two]:
-            for answer in [phone.ask(str(slot), "release") for slot in held]:
+            for answer in [phone.ask(str(slot), "release") for slot in held if phone is one or slot in came]:
                 said(answer, 20)
         if name == "kill":
             self._guests.boot("one")
