@@ -300,11 +300,11 @@ were in together in {counts["overlaps"]}; {counts["refused"]} were refused, and
 trouble began, and the holder was told before its next write. A kernel's lock on NFSv4.2 ends with the lease of a host
 that is silent; stat(2) of the lock file shows nothing of it, so `assert_held()` reads through the descriptor.
 
-"Overlaps", on NFSv3: a server that boots again has forgotten its locks, and gives them anew if the clients do not claim
-them in time, for which `sm-notify` of the server must reach their `rpc.statd`. Here it did not, and neither the kernel
-of the holder nor interlock can notice: use NFSv4, or a marker. "Waits, then an error": on SMB a waiter's descriptor
-does not survive the server's boot; `acquire` raises. "No verdict": the holder's lease was lost before anything
-happened; on SMB the inode number of its file changes under it, so that it gives up.
+"Overlaps", on NFSv3: a server that boots again has forgotten its locks, and gives them anew unless the clients claim
+them in time, which its `sm-notify` has to tell them. Here they did not claim them; why was not found out. Nothing that
+interlock asks shows it: use NFSv4, or a marker. "Waits, then an error": on SMB the waiter's `flock` says EBADF after
+the server's boot, and `acquire` raises. "No verdict": the holder's lease was lost before anything happened. On SMB it
+then finds another inode behind its descriptor than the one that it made; why was not found out.
 {doctor}"""
 
 
