@@ -84,6 +84,12 @@ def test_what_is_no_word_on_the_lock_is_neither_held_nor_lost(
     hold.release()
 
 
+def test_a_filesystem_that_reads_whole_blocks_only_is_not_asked(tmp_path: Path, ops: Ops) -> None:
+    with Lock(tmp_path / "a.lock").acquire(0) as hold:
+        answer(ops, "nfs at /mnt", errno.EINVAL)
+        hold.assert_held()
+
+
 def test_a_local_filesystem_is_not_read(tmp_path: Path, ops: Ops) -> None:
     with Lock(tmp_path / "a.lock").acquire(0) as hold:
         for place in ("", "ext4 at /", "fuse.sshfs at /mnt"):

@@ -244,6 +244,8 @@ class Ops:
         try:
             self.pread(fd, 1, 0)
         except OSError as error:
+            if error.errno == errno.EINVAL:  # O_DIRECT wants whole blocks here, so it is another kind of filesystem
+                return ""
             if error.errno not in lost:
                 raise
             return f"the server does not know its lock on {path} any more (a read says: {error.strerror}); " + _APART
