@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,3 +49,17 @@ def test_every_test_that_the_page_of_engines_names_exists() -> None:
             for name in tests:
                 path, _, function = name.partition("::")
                 assert f"def {function}(" in (Path(__file__).parent / path).read_text(encoding="utf-8"), name
+
+
+def test_every_test_that_the_track_record_and_how_we_know_name_exists() -> None:
+    root = DOCS.parent
+    replayed = 0
+    for page in ("track-record.md", "how-we-know.md"):
+        for command in re.findall(r"`pytest ([^`]*)`", (DOCS / page).read_text(encoding="utf-8")):
+            for word in command.split(" -")[0].split():
+                path, _, function = word.partition("::")
+                assert (root / path).exists(), word
+                if function:
+                    assert f"def {function}(" in (root / path).read_text(encoding="utf-8"), word
+                    replayed += 1
+    assert replayed >= 20
