@@ -30,6 +30,13 @@ for name in ("SIGHUP", "SIGQUIT"):
         signal.signal(getattr(signal, name), signal.SIG_DFL)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The simulator's tests come first, whatever the shuffle says. They replace the tables of this process by simulated
+    ones, and nothing of another test may be alive then: a keeper of leases, a coroutine that is collected."""
+    items.sort(key=lambda item: "sim" not in item.path.parts)
+
+
 @pytest.fixture
 def places(monkeypatch: pytest.MonkeyPatch) -> Places:
     """The test says what is mounted where, and what the user said about it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import monotonic
 
 from ._core.acquire import acquire, run
-from ._core.arbiter import Place, abandon, granted, line_for, share, take_turn, turns, wake_first
+from ._core.arbiter import Place, abandon, granted, line_for, share, turns, wake_first
 from ._deadline import FOREVER, seconds
 from ._errors import DeadlockError, UnsupportedError
 from ._hold import hold_on
@@ -154,15 +154,9 @@ class RWLock(_BaseRWLock):
         limit = self._timeout if timeout is _UNSET else seconds(timeout)
         line = self._reading
         engine = line.engine
-        claim: Any = line.claim_type()  # type: ignore[misc]
-        claim.line = line
-        claim.owner = me.token
-        claim.fair = False
-        claim.depth = 1
-        claim.since = 0.0
-        claim.fd = claim.instance = None  # as in `Lock.__enter__`
+        claim: Claim = engine.claim(line, me.token, False)
         try:
-            if not line.queue and take_turn(line, claim) is claim and engine.try_now(claim, limit):
+            if not line.queue and turns.setdefault(line, claim) is claim and engine.try_now(claim, limit):
                 granted[claim] = None
                 del turns[line]
                 if line.queue:

@@ -56,7 +56,8 @@ class Keeping:
     def keep(self, claim: Claim) -> None:
         """Renew this claim until `forget`. Its engine is a `Renewable`, and it has a deadline and a ttl."""
         self.keeper.add(claim, now())
-        if self._thread is None:
+        thread = self._thread
+        if thread is None or not thread.is_alive():
             self._start()
         # While it keeps any, the thread looks about once a second. Only a short lease must wake it before.
         if self._idle or claim.ttl < 3 * _NAP:  # type: ignore[attr-defined]
@@ -87,7 +88,11 @@ class Keeping:
             if nap > 0:
                 self._wake.wait(min(nap, _NAP) if until < FOREVER else None)
                 self._wake.clear()
-            due = [claim for claim in self.keeper.due(now()) if claim not in self._busy]
+            try:
+                due = [claim for claim in self.keeper.due(now()) if claim not in self._busy]
+            except Exception:  # noqa: BLE001 - what goes wrong with one lease must not end the renewals of all others
+                self._complain()
+                continue
             together: dict[Any, list[Claim]] = {}
             for claim in due:
                 engine = claim.line.engine
@@ -101,6 +106,12 @@ class Keeping:
                         start_new_thread(self._renew, (claims[0],))
                 except RuntimeError:  # no more threads, or the interpreter ends: later, or never
                     self._busy.difference_update(claims)
+
+    def _complain(self) -> None:
+        import logging
+
+        logging.getLogger("interlock").exception("a lease that is lost could not be told so")
+        self._wake.wait(0.05)
 
     def _renew(self, claim: Claim) -> None:
         try:

@@ -23,10 +23,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..._model import IO, Parker
-    from . import Events, Instance
-
-    if sys.platform != "win32":
-        from .ops import Ops
+    from . import Instance
 
 assert sys.platform != "win32"
 
@@ -55,10 +52,6 @@ class RangedEngine(KernelEngine):
 
     claim_type = RangedClaim
     needs = "a lock file that may be written"
-
-    def __init__(self, ops: Ops, events: Events | None) -> None:
-        super().__init__(ops, events)
-        self.fcntl = ops.fcntl  # found faster here than there, see `KernelEngine`
 
     def _race(self, claim: KernelClaim) -> bool | None:
         return None
@@ -133,29 +126,27 @@ class RangedEngine(KernelEngine):
 
     def drop(self, claim: Any) -> None:
         # Interrupted anywhere, it goes on from there when it is called again.
+        ops = self.ops
         fd = claim.fd
         if fd is not None and monotonic() - claim.since > BRIEF and not self._ours(claim):
             self._forget(claim)
             fd = None
-        instance = claim.instance
         if fd is not None:
             try:
-                flock = self.flock
-                flock(fd, UNLOCK)
-                self.fcntl(fd, _SETLK, _LEAVE_ALL)  # after the flock, see above; tickets and marks as well
-                if instance is not None and claim.parker is not None:
-                    tickets.promote(self.ops, fd)
+                ops.flock(fd, UNLOCK)
+                ops.fcntl(fd, _SETLK, _LEAVE_ALL)  # after the flock, see above; tickets and marks as well
+                if claim.parker is not None and claim.instance is not None:
+                    tickets.promote(ops, fd)
             except OSError:  # the close that follows ends them in any case
                 pass
-            close = self.close
             claim.got = False
             claim.fd = claim.identity = None
             try:
-                close(fd)
+                ops.close(fd)
             except OSError:
                 pass
-        if instance is not None:
-            self.ops.yield_core()
+        if claim.instance is not None:
+            ops.yield_core()
             self._unwatch(claim)
 
     def _forget(self, claim: KernelClaim) -> None:

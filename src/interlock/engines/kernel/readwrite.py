@@ -242,24 +242,24 @@ class Readers(Lane):
     mode = "read"
 
     def try_now(self, claim: Any, timeout: float) -> bool:
+        ops = self.ops
         line = claim.line
-        fcntl = self.fcntl
         try:
             for claim.fd in line.opens or self._opens(line):  # see "Descriptors" in the kernel engine
                 break
             fd = claim.fd
-            if fcntl(fd, _GETLK, _ANYBODY_QUEUED)[0] != _NONE:
+            if ops.fcntl(fd, _GETLK, _ANYBODY_QUEUED)[0] != _NONE:
                 return False
-            fcntl(fd, _SETLK, _READ_DATA)
+            ops.fcntl(fd, _SETLK, _READ_DATA)
             claim.got = True
-            flock, fstat = self.flock, self.fstat
-            flock(fd, SHARED)
-            now = monotonic()
-            status = fstat(fd)
+            ops.flock(fd, SHARED)
+            status = ops.fstat(fd)
         except OSError:  # contended, or an error that the loop meets again and translates
             return False
         if status[3] == 1 and status[0] >> 12 == 8 and not status[6]:
-            self.owned[fd] = claim.since = now
+            claim.moves = True
+            claim.since = ops.owned[fd] = monotonic()
+            claim.moves = False
             return True
         return False
 
