@@ -111,7 +111,8 @@ class Etcd:
     def __init__(self, port: int) -> None:
         self._port = port
         self._connection = http.client.HTTPConnection("127.0.0.1", port)
-        self.lease = self.ask("lease/grant", {"TTL": TTL})["ID"]
+        # Nobody keeps it alive, as a client would in the background: so it lasts for the whole run.
+        self.lease = self.ask("lease/grant", {"TTL": 3600})["ID"]
 
     def ask(self, method: str, words: dict[str, Any]) -> dict[str, Any]:
         self._connection.request("POST", f"/v3/{method}", json.dumps(words))
