@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
+from ._errors import printable
+
 __all__ = ["Address", "key_of", "name_of", "public"]
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*\Z")
@@ -126,7 +128,7 @@ def _split_query(scheme: str, text: str) -> tuple[dict[str, str], dict[str, str]
     for key, value in parse_qsl(text, keep_blank_values=True):
         where = options if key.startswith("il_") else others
         if key in where:
-            raise ValueError(f"this {scheme}:// URL says {key} twice")
+            raise ValueError(f"this {scheme}:// URL says {printable(key)} twice")
         where[key] = value
     return options, others
 
@@ -148,7 +150,7 @@ def _hosts(scheme: str, text: str) -> tuple[tuple[str, int | None], ...]:
 
 
 def _host_text(host: str, port: int | None) -> str:
-    shown = f"[{host}]" if ":" in host else quote(host)
+    shown = f"[{quote(host, safe=':')}]" if ":" in host else quote(host, safe="")
     return shown if port is None else f"{shown}:{port}"
 
 

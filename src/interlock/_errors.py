@@ -19,8 +19,16 @@ __all__ = [
 ]
 
 
+def printable(text: str) -> str:
+    """One line with nothing that a terminal obeys: messages have file names, strangers' records and servers' words."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
 class LockError(Exception):
     """Base of all errors of this package."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class Timeout(LockError, TimeoutError):
@@ -44,7 +52,7 @@ class Timeout(LockError, TimeoutError):
         held = f": held by {self.holder}" if self.holder is not None else ""
         hint = f" ({self.hint})" if self.hint else ""
         when = f"within {self.waited:.3g} s" if self.waited >= 0.001 else "at once"
-        return f"{self.resource} was not acquired {when}{held}{hint}"
+        return printable(f"{self.resource} was not acquired {when}{held}{hint}")
 
 
 class NotHeldError(LockError):

@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 
+from ._errors import printable
 from ._identity import names
 from ._report import Party
 
@@ -34,11 +35,6 @@ def own(claim: Claim) -> Party:
         slot=claim.slot,
         waited=max(0.0, (claim.since or monotonic) - claim.began) if claim.began else 0.0,
     )
-
-
-def printable(text: str) -> str:
-    """Nothing that a terminal obeys."""
-    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def short(text: str) -> str:

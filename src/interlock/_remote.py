@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 from ._address import Address, key_of
 from ._core.arbiter import Line, line_for
-from ._errors import UnsupportedError
+from ._errors import UnsupportedError, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _engine(module: EngineModule, address: Address, ttl: float | None) -> Engine
     unknown = sorted(address.options.keys() - module.OPTIONS)
     if unknown:
         known = ", ".join(sorted(module.OPTIONS)) or "none"
-        raise ValueError(f"{address.public}: unknown options {', '.join(unknown)}; there are {known}")
+        raise ValueError(f"{address.public}: unknown options {printable(', '.join(unknown))}; there are {known}")
     chosen = ttl
     if "il_ttl" in address.options:
         if ttl is not None:

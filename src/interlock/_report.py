@@ -6,6 +6,8 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ._errors import printable
+
 __all__ = ["Party", "Report"]
 
 
@@ -40,7 +42,7 @@ class Party:
     def __str__(self) -> str:
         name = f"pid {self.pid}" if self.pid is not None else "an unknown process"
         if self.command:
-            name += f" ({self.command})"
+            name += f" ({printable(self.command)})"  # its own words
         if self.inherited:
             name += ", which inherited the descriptor,"
         if self.since is None:

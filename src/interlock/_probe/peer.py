@@ -115,9 +115,9 @@ class Letters:
             if zlib.crc32(text[8:].encode()) != int(text[:8], 16):
                 return {}
             letter: dict[str, Any] = json.loads(text[8:])
-        except (CallError, ValueError):  # not there yet, or half of one
+        except (CallError, ValueError, RecursionError):  # not there yet, or half of one
             return {}
-        return letter
+        return letter if isinstance(letter, dict) else {}
 
     def close(self) -> None:
         self._child.close()

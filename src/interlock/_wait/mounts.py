@@ -6,7 +6,7 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 LOCAL = frozenset(
     "ext2 ext3 ext4 xfs btrfs tmpfs ramfs overlay f2fs zfs bcachefs jfs nilfs2 reiserfs vfat exfat ntfs3 hfsplus udf"
@@ -50,8 +50,12 @@ def fstype(path: str) -> str:
 
 def table() -> list[Mount]:
     """All mounts that this process sees, in the order of the table."""
+    return mounts(_lines())
+
+
+def mounts(lines: Iterable[tuple[list[str], str]]) -> list[Mount]:
     found = []
-    for fields, right in _lines():
+    for fields, right in lines:
         kind, source, above = [*right.rstrip("\n").split(" "), "", ""][:3]
         options = tuple(dict.fromkeys(word for word in f"{fields[5]},{above}".split(",") if word))
         found.append(
@@ -88,6 +92,11 @@ def _lines() -> Iterator[tuple[list[str], str]]:
             lines = file.readlines()
     except OSError:
         return
+    yield from split(lines)
+
+
+def split(lines: Iterable[str]) -> Iterator[tuple[list[str], str]]:
+    """The same of these lines; what is none is left out."""
     for line in lines:
         left, _, right = line.partition(" - ")
         fields = left.split(" ")

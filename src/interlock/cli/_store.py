@@ -197,7 +197,7 @@ def _items(listing: Any, views: tuple[str, ...]) -> list[tuple[str, str, list[st
             if not isinstance(item["spec"], str) or not isinstance(item["archive"], str) or not isinstance(more, list):
                 raise TypeError("wrong types")
             items.append((item["spec"], item["archive"], [*views, *more]))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise HostileError(f"line {number} of {listing.name} is not such an object: {error}") from None
     return items
 

@@ -125,7 +125,18 @@ class Builder:
             with open(os.path.join(directory, name), "rb") as file:
                 lines = [parsed for line in file if isinstance(parsed := _json(line), dict)]
             if lines:
-                self._process(lines[0], lines[1:], ended, now)
+                self.process(lines, ended, now)
+
+    def process(self, lines: list[dict[str, Any]], ended: dict[int, float], now: float) -> None:
+        """The lines of one process. What it did not write as `_record` does is not shown: the directory is open to the
+        command that is traced."""
+        count = len(self.timeline.processes)
+        spans = len(self.timeline.spans)
+        try:
+            self._process(lines[0], lines[1:], ended, now)
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+            del self.timeline.processes[count:], self.timeline.spans[spans:]
+            self._pids = {pid: number for pid, number in self._pids.items() if number < count}
 
     def _process(self, head: dict[str, Any], events: list[dict[str, Any]], ended: dict[int, float], now: float) -> None:
         pid = int(head.get("pid", 0))
@@ -256,7 +267,7 @@ class Builder:
 def _json(line: bytes) -> object:
     try:
         return json.loads(line)
-    except ValueError:  # the last line of a full disk
+    except (ValueError, RecursionError):  # the last line of a full disk
         return None
 
 

@@ -276,7 +276,10 @@ def unseal(data: bytes, path: str) -> list[str]:
     body, last = data[:end], data[end:]
     if last != f"sha256 {hashlib.sha256(body).hexdigest()}\n".encode():
         raise DamagedError(f"{path} is damaged: its checksum is wrong; mend it: interlock store verify --repair")
-    lines = body.decode().split("\n")
+    try:
+        lines = body.decode().split("\n")
+    except UnicodeDecodeError:
+        raise DamagedError(f"{path} is not UTF-8, and its checksum is right: it was not made by a store") from None
     if lines[0] != _MAGIC:
         raise DamagedError(f"{path} is of a newer version ({lines[0][:40]!r}): use a newer interlock")
     return lines[1:-1]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from .errors import DamagedError
 from .index import document
-from .layout import SPEC_MAX, read_file, unpack
+from .layout import SPEC_MAX, parse_json, read_file, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,13 +64,13 @@ class Entry:
     def provenance(self) -> dict[str, Any]:
         """Who published it: `who`, `host`, `job`, `when` (UTC), `tool`; `adopted` if the file was there already. Empty
         where nobody noted it."""
-        found: dict[str, Any] = json.loads(self._row.provenance) if self._row.provenance else {}
+        found: dict[str, Any] = _object(self._row.provenance, self) if self._row.provenance else {}
         return found
 
     @property
     def node(self) -> dict[str, Any]:
         """The spec's own node."""
-        found: dict[str, Any] = json.loads(self._row.node)
+        found: dict[str, Any] = _object(self._row.node, self)
         return found
 
     def as_dict(self) -> dict[str, Any]:
@@ -87,6 +86,14 @@ class Entry:
 
     def __repr__(self) -> str:
         return f"<Entry {self.name}@{self.version}/{self.hash}>"
+
+
+def _object(text: str, entry: Entry) -> dict[str, Any]:
+    origin = f"what the store knows of {entry.hash[:80]}"
+    found = parse_json(text, origin)
+    if not isinstance(found, dict):
+        raise DamagedError(f"{origin} is no object")
+    return found
 
 
 class Snapshot:
@@ -156,7 +163,7 @@ class Build:
         if blob is None:
             raise DamagedError(f"the manifest of {self.entry.hash} names no spec")
         path = self._layout.blob(blob.checksum)
-        found: dict[str, Any] = json.loads(unpack(read_file(path, SPEC_MAX), blob.compression, path))
+        found: dict[str, Any] = parse_json(unpack(read_file(path, SPEC_MAX), blob.compression, path), path)
         return found
 
     def filenos(self) -> tuple[int, ...]:

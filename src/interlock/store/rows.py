@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from .errors import DamagedError
+from .errors import DamagedError, HostileError
+from .layout import safe_hash, safe_name, safe_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -52,6 +53,13 @@ class Row(NamedTuple):
 def parse_row(line: str, origin: str) -> Row:
     try:
         kind, hash_, name, version, spec_version, size, signed, views, needs, provenance, node = line.split("\t")
+        # Names become paths, of files that `gc` deletes among others; a checksum is easily made.
+        safe_hash(hash_, origin)
+        if kind != DROP:
+            safe_name(name, "package name", origin)
+            safe_version(version, origin)
+        for view in views.split(",") if views else ():
+            safe_name(view, "view", origin)
         return Row(
             kind,
             hash_,
@@ -65,6 +73,8 @@ def parse_row(line: str, origin: str) -> Row:
             provenance,
             node,
         )
+    except HostileError as error:
+        raise DamagedError(str(error)) from None
     except ValueError:
         raise DamagedError(f"{origin}: a line that is no row: {line[:80]!r}") from None
 

@@ -213,7 +213,7 @@ def _write(store: Store, path: str, note: dict[str, str]) -> None:
 def _read(path: str) -> dict[str, Any] | None:
     try:
         note = json.loads(read_file(path, MANIFEST_MAX))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
     return note if isinstance(note, dict) else None
 

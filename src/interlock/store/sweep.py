@@ -151,7 +151,7 @@ def _when(row: Row, layout: Layout) -> float:
     """When it was published. Spack notes nothing of the kind: there it is the age of the manifest."""
     try:
         return timegm(time.strptime(json.loads(row.provenance)["when"], "%Y-%m-%dT%H:%M:%SZ"))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
         pass
     try:
         return os.stat(layout.manifest(row.name, row.version, row.hash)).st_mtime

@@ -41,6 +41,8 @@ CONNECT = 2.0
 _IDLE = 8
 """Connections that are kept open although nobody uses them."""
 _PORT = 2379
+_MOST = 64 << 20
+"""Bytes of an answer that are read."""
 _NOT_FOUND, _EXISTS, _UNAVAILABLE, _UNAUTHENTICATED = 5, 9, (4, 14), 16
 _NO_TOKEN = ("invalid auth token", "user name is empty", "revision of auth store is old")
 
@@ -56,6 +58,19 @@ def text(data: bytes) -> str:
 
 def plain(data: str) -> bytes:
     return b64decode(data)
+
+
+def understood(answer: bytes) -> dict[str, Any]:
+    """The object that the gateway answers. Raises `ValueError`: whoever answers there may be anything."""
+    if len(answer) > _MOST:
+        raise ValueError(f"its answer has more than {_MOST} bytes")
+    try:
+        found = json.loads(answer)
+    except RecursionError:
+        raise ValueError("its answer is nested too deeply") from None
+    if not isinstance(found, dict):
+        raise ValueError("it does not answer as etcd does")
+    return found
 
 
 def number(answer: dict[str, Any], key: str) -> int:
@@ -157,7 +172,7 @@ class Client:
                 tally.pending += 1
             connection.request("POST", path, data, self.headers())
             response = connection.getresponse()
-            answer = response.read()
+            answer = response.read(_MOST + 1)
         except BaseException:
             self.discard(connection)
             raise
@@ -165,10 +180,7 @@ class Client:
             self.discard(connection)
         else:
             self._idle.append(connection)
-        found = json.loads(answer)
-        if not isinstance(found, dict):
-            raise ValueError("it does not answer as etcd does")
-        return response.status, found
+        return response.status, understood(answer)
 
     def headers(self) -> dict[str, str]:
         return {"Authorization": self._token} if self._token else {}

@@ -16,6 +16,8 @@ import json
 import os
 from hashlib import blake2b
 
+from ... import _strangers
+from ..._errors import ProtocolError
 from ..._model import Claim
 from ..._report import Party
 from .client import number, plain, text
@@ -63,25 +65,25 @@ class Entry:
 
     def __init__(self, kv: dict[str, Any]) -> None:
         self.key = plain(kv["key"])
-        self.ident = self.key.rpartition(b"/")[2].decode()
+        self.ident = self.key.rpartition(b"/")[2].decode(errors="replace")
         self.create = number(kv, "create_revision")
         self.mod = number(kv, "mod_revision")
         self.value = plain(kv.get("value", ""))
-        try:
-            facts = json.loads(self.value)
-        except ValueError:
-            facts = None
-        self.facts: dict[str, Any] = facts if isinstance(facts, dict) else {}
+        self.facts = _strangers.fields(self.value)
         mode = self.facts.get("mode")
         self.mode: Mode = mode if mode in ("read", "update") else "write"  # what cannot be read excludes all
-        self.permits = int(self.facts.get("permits", 0))
+        self.permits = _strangers.number(self.facts, "permits") or 0
         self.upgrading = bool(self.facts.get("upgrading"))
-        self.awaits: list[str] = self.facts.get("awaits", [])
+        awaits = self.facts.get("awaits")
+        self.awaits: list[str] = [name for name in awaits if isinstance(name, str)] if isinstance(awaits, list) else []
 
 
 def queue_of(answer: dict[str, Any]) -> list[Entry]:
-    """The entries of a range's answer, in order."""
-    return sorted((Entry(kv) for kv in answer.get("kvs", ())), key=lambda entry: entry.create)
+    """The entries of a range's answer, in order. Raises `ProtocolError` where it is none."""
+    try:
+        return sorted((Entry(kv) for kv in answer.get("kvs", ())), key=lambda entry: entry.create)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ProtocolError("the answer to a range is not etcd's; nothing was locked") from None
 
 
 def directory(root: str, name: str) -> bytes:
@@ -132,19 +134,18 @@ def party(entry: Entry, position: int | None, own: EtcdClaim | None) -> Party:
     import time
 
     facts = entry.facts
-    pid, since = facts.get("pid"), facts.get("since")
+    since = _strangers.moment(facts, "since")
     exact = position is not None  # others' entries do not tell how long they had to wait
     if own is not None and own.since:
         since, exact = time.time() - (time.monotonic() - own.since), True
-    known = isinstance(since, int | float)
     return Party(
-        pid if isinstance(pid, int) else None,
-        str(facts.get("command", "")),
-        host=str(facts.get("host", "")),
-        since=since if known else None,
-        since_exact=exact and known,
-        thread=str(facts.get("thread", "")),
-        task=str(facts.get("task", "")),
+        _strangers.number(facts, "pid"),
+        _strangers.word(facts, "command"),
+        host=_strangers.word(facts, "host"),
+        since=since,
+        since_exact=exact and since is not None,
+        thread=_strangers.word(facts, "thread"),
+        task=_strangers.word(facts, "task"),
         mode="" if entry.permits else entry.mode,
         position=position,
     )

@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 import select
 import socket
 import threading
@@ -49,6 +50,9 @@ __all__ = ["Listener", "Watch"]
 _LINGER = 5.0
 _BEFORE_RETRY = 1.0
 _CONNECT = 5.0
+_SIZE = re.compile(rb"[0-9a-fA-F]{1,8}(;[^\r\n]*)?")
+_MOST = 64 << 20
+"""Bytes of one message: more than etcd has in one answer."""
 
 
 class Watch:
@@ -306,7 +310,7 @@ class _Stream:
             if not byte or len(head) > 65536:
                 raise ValueError("the server ended the stream")
             head += byte
-        status = head.split(None, 2)[1]
+        status = [*head.split(None, 2), b"", b""][1]
         if status != b"200":
             self._client.skip(self._client.preferred)
             self._client.forget_token()
@@ -316,11 +320,15 @@ class _Stream:
     def _lines(self, data: bytes) -> Iterator[dict[str, Any]]:
         """Chunks to text, text to lines, lines to messages."""
         self._buffer += data
+        if len(self._buffer) + len(self._text) > _MOST:
+            raise ValueError(f"a message has more than {_MOST} bytes")
         while True:
             size, found, rest = self._buffer.partition(b"\r\n")
             if not found:
                 break
-            length = int(size.split(b";")[0], 16)
+            if not _SIZE.fullmatch(size):
+                raise ValueError("the stream is not in chunks")
+            length = int(size.partition(b";")[0], 16)
             if length == 0:
                 raise ValueError("the server ended the stream")
             if len(rest) < length + 2:
@@ -330,7 +338,10 @@ class _Stream:
         *lines, self._text = self._text.split(b"\n")
         for line in lines:
             if line.strip():
-                yield json.loads(line)
+                message = json.loads(line)
+                if not isinstance(message, dict):
+                    raise ValueError("a message is no object")
+                yield message
 
     def close(self) -> None:
         self._client.discard(self._connection)

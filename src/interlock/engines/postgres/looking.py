@@ -105,7 +105,7 @@ def _party(row: list[str], mode: str, position: int | None = None) -> Party:
         "user": row[5], "since": since, "since_exact": position is not None, "mode": mode, "position": position,
         "waited": waited,
     }  # fmt: skip
-    if len(words) == 4 and words[0] == "interlock" and words[1].isdigit():
+    if len(words) == 4 and words[0] == "interlock" and words[1].isascii() and words[1].isdigit() and len(words[1]) < 11:
         return Party(int(words[1]), words[3], host=words[2], **facts)
     return Party(None, f"{row[4] or 'a session'} (backend {row[0]})", host=row[6], **facts)
 

@@ -25,13 +25,14 @@ import time
 from functools import partial
 from hashlib import blake2b
 from itertools import count
-from json import dumps, loads
+from json import dumps
 from random import random
 from threading import current_thread, main_thread
 from time import monotonic
 
 from redis import RedisError
 
+from ... import _strangers
 from ..._address import name_of
 from ..._core import arbiter, fork
 from ..._core.lost import tell
@@ -477,15 +478,12 @@ class RedisEngine(RemoteEngine):
 
 def _party(entry: Any, now: float, place: int | None) -> Party:
     mode, info, slot, age = entry
-    try:
-        about = loads(info)
-    except ValueError:
-        about = {}
+    about = _strangers.fields(info)
     return Party(
-        about.get("pid"),
-        str(about.get("command", "")),
-        host=str(about.get("host", "")),
-        thread=str(about.get("thread", "")),
+        _strangers.number(about, "pid"),
+        _strangers.word(about, "command"),
+        host=_strangers.word(about, "host"),
+        thread=_strangers.word(about, "thread"),
         since=now - age / 1000,
         since_exact=True,
         mode=NAMES.get(mode.decode(), ""),

@@ -25,8 +25,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from hashlib import blake2b
 
+from ... import _strangers
+from ..._errors import ProtocolError
 from ..._model import Claim
 from ..._report import Party
 from .._queue import blockers, foreign, granted
@@ -45,6 +48,15 @@ LAYOUT = "interlock/1"
 LETTERS: dict[Mode, str] = {"read": "r", "update": "u", "write": "w"}
 MODES: dict[str, Mode] = {letter: mode for mode, letter in LETTERS.items()}
 _HALF = 1 << 30
+_ENTRY = re.compile(r"([A-Za-z])([0-9]{0,9})-([^-]*)-(-?[0-9]{1,10})", re.ASCII)
+_SLOT = re.compile(r"slot-[0-9]{1,9}", re.ASCII)
+
+
+def _unknown(name: str) -> ProtocolError:
+    return ProtocolError(
+        f"the node {name[:200]!r} stands below a lock, and is of nothing that this version knows; nothing was locked."
+        " Remove it, or use an interlock that knows it"
+    )
 
 
 class ZooKeeperClaim(Claim):
@@ -81,11 +93,13 @@ class Entry:
         return self.name
 
     def __init__(self, name: str) -> None:
-        kind, self.guid, number = name.split("-", 2)
+        found = _ENTRY.fullmatch(name)
+        if found is None:
+            raise _unknown(name)
         self.name = name
+        self.kind, permits, self.guid, number = found.groups()
         self.number = int(number)
-        self.kind = kind[0]
-        self.permits = int(kind[1:] or 0)
+        self.permits = int(permits or 0)
         self.mode: Mode = MODES.get(self.kind, "write")
 
 
@@ -111,6 +125,8 @@ class Queue:
                 letter, _, guid = name[3:].partition(".")
                 self.modes.setdefault(guid, set()).add(letter)
             elif name.startswith("slot-"):
+                if not _SLOT.fullmatch(name):
+                    raise _unknown(name)
                 self.slots.add(int(name[5:]))
             elif name.count("-") >= 2:
                 entries.append(Entry(name))
@@ -211,22 +227,19 @@ def party(data: bytes, mode: Mode, position: int | None, own: ZooKeeperClaim | N
     """What an entry says, as far as it can be read. `own`: the claim, if it is of this process."""
     import time
 
-    try:
-        facts = json.loads(data)
-        pid, since = facts.get("pid"), facts.get("since")
-        exact = position is not None  # others' entries do not tell how long they had to wait
-        if own is not None and own.since:
-            since, exact = time.time() - (time.monotonic() - own.since), True
-        return Party(
-            pid if isinstance(pid, int) else None,
-            str(facts.get("command", "")),
-            host=str(facts.get("host", "")),
-            since=float(since) if isinstance(since, int | float) else None,
-            since_exact=exact and isinstance(since, int | float),
-            thread=str(facts.get("thread", "")),
-            task=str(facts.get("task", "")),
-            mode=mode,
-            position=position,
-        )
-    except (ValueError, AttributeError):
-        return Party(None, mode=mode, position=position)
+    facts = _strangers.fields(data)
+    since = _strangers.moment(facts, "since")
+    exact = position is not None  # others' entries do not tell how long they had to wait
+    if own is not None and own.since:
+        since, exact = time.time() - (time.monotonic() - own.since), True
+    return Party(
+        _strangers.number(facts, "pid"),
+        _strangers.word(facts, "command"),
+        host=_strangers.word(facts, "host"),
+        since=since,
+        since_exact=exact and since is not None,
+        thread=_strangers.word(facts, "thread"),
+        task=_strangers.word(facts, "task"),
+        mode=mode,
+        position=position,
+    )
