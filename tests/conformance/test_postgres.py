@@ -69,6 +69,9 @@ class _Server:
                 return left
             time.sleep(0.01)
 
+    def arrived(self, line: Line, waiters: int) -> bool:
+        return len(line.engine.inspect(line).waiters) >= waiters
+
     def connection(self) -> Connection[Any]:
         import psycopg
 

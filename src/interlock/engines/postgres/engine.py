@@ -163,13 +163,14 @@ class LockEngine(RemoteEngine):
             if claim.ended:
                 return False
             try:
-                return act(claim)
+                won = act(claim)  # an interrupt behind this call is still inside
             except ServerError as error:
                 raise self._refused(claim, error) from None
             except Gone as error:
                 raise EngineError(f"{claim.line.resource}: {error}") from None
             except Late as error:
                 raise EngineError(f"{claim.line.resource}: PostgreSQL is there, but {error}") from None
+            return won
 
     def _refused(self, claim: SessionClaim, error: ServerError) -> EngineError | DeadlockError:
         if error.state == "40P01":
@@ -265,15 +266,15 @@ class LockEngine(RemoteEngine):
     # ---- on a connection of its own
 
     def _own(self, claim: SessionClaim) -> Session | None:
-        """Its connection, entered."""
+        """Its connection, entered by the caller."""
         session = claim.session
         if session is None:
-            session = claim.session = self.pool.take()
+            claim.at_home = False
+            session = self.pool.take(claim, "session")
             if session is None:
                 return None
-            claim.at_home = False
             claim.todo = self._steps(claim)
-        if not session.enter():
+        if not session.enter(of=1):
             raise EngineError(f"{claim.line.resource}: its connection has been in use for {2 * REQUEST:g} s")
         return session
 
@@ -395,8 +396,7 @@ class LockEngine(RemoteEngine):
         session.parker = None
         if not session.enter():
             session.doom("it did not answer when a lock was to be released")
-            claim.session = None
-            self.pool.give(session)
+            self.pool.give(session, claim, "session")
             return
         try:
             if not session.gone:
@@ -418,8 +418,7 @@ class LockEngine(RemoteEngine):
             raise
         finally:
             session.leave()
-            claim.session = None  # before others may have it
-            self.pool.give(session)
+            self.pool.give(session, claim, "session")
 
     def disown(self, claim: SessionClaim) -> None:
         """In a forked child; the pool has closed, or will close, the copies of the sockets."""

@@ -194,7 +194,7 @@ class PermitEngine(LockEngine):
 
     def _queue(self, claim: SessionClaim) -> bool:
         assert isinstance(claim, PermitClaim)
-        session = claim.gate = self.pool.take()
+        session = self.pool.take(claim, "gate")
         if session is None:
             return False
         if not session.enter():
@@ -228,8 +228,7 @@ class PermitEngine(LockEngine):
         session.parker = None
         if not session.enter():
             session.doom("it did not answer when a queue was to be left")
-            claim.gate = None
-            self.pool.give(session)
+            self.pool.give(session, claim, "gate")
             return
         try:
             if not session.gone:
@@ -246,8 +245,7 @@ class PermitEngine(LockEngine):
             raise
         finally:
             session.leave()
-            claim.gate = None  # before others may have it
-            self.pool.give(session)
+            self.pool.give(session, claim, "gate")
 
     # ---- the end
 

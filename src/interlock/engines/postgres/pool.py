@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .session import Session
     from .settings import Settings
 
+_pop: Any = deque.pop
 IDLE = 60.0
 """Seconds after which a connection that nobody used is closed."""
 
@@ -47,7 +48,7 @@ class Pool:
     def _begin(self) -> None:
         self._home: Session | None = None
         self._idle: deque[tuple[Session, float]] = deque()
-        self._free: deque[None] = deque([None] * (self.settings.connections - 1))
+        self._free = deque([True] * (self.settings.connections - 1))
         """One entry for each connection that may still be opened."""
         self._opening = allocate_lock()
         self._ready = False
@@ -65,12 +66,12 @@ class Pool:
     # ---- getting one
 
     def home(self) -> Session:
-        """The connection for what need not be waited for, entered. Raises `EngineError`."""
+        """The connection for what need not be waited for, entered by the caller. Raises `EngineError`."""
         while True:
             session = self._home
             if session is None or session.gone:
                 session = self._open_home()
-            if not session.enter():
+            if not session.enter(of=1):
                 raise EngineError(
                     f"{self.settings.where}: the connection has been in use for {2 * REQUEST:g} s, or by what this "
                     "call interrupted: PostgreSQL does not answer, or a signal handler locks in the middle of a lock"
@@ -87,37 +88,56 @@ class Pool:
             if session is None or session.gone:
                 if session is not None:
                     self.sessions.pop(session, None)
-                session = self._home = self._open()
+                session = self._open(self, "_home")
             return session
         finally:
             self._opening.release()
 
-    def take(self) -> Session | None:
-        """A connection of one's own, or None if all are in use. Raises `EngineError`."""
+    def take(self, claim: Any, slot: str) -> Session | None:
+        """A connection of the claim's own, which is then noted as its attribute `slot`, or None if all are in use.
+        Raises `EngineError`.
+
+        What is taken off a queue is in somebody's hands at once, also if an interrupt strikes behind any of the calls.
+        """
         while True:
+            entry: tuple[Session, float] | None = None
             try:
-                session, _ = self._idle.pop()
+                for entry in map(_pop, (self._idle,)):  # noqa: B007
+                    break
+                assert entry is not None
+                session = entry[0]
+                if not session.lost():
+                    setattr(claim, slot, session)
+                    return session
+                self._put_away(session)
             except IndexError:
                 break
-            if not session.lost():
-                return session
-            self._put_away(session)
+            except BaseException:
+                if entry is not None and getattr(claim, slot) is not entry[0]:
+                    self._idle.append(entry)
+                raise
+        mine = False
         try:
-            self._free.pop()
+            for mine in map(_pop, (self._free,)):  # noqa: B007
+                break
+            return self._open(claim, slot)
         except IndexError:
             return None
-        try:
-            return self._open()
         except BaseException:
-            self._free.append(None)
+            if mine and getattr(claim, slot) is None:
+                self._free.append(True)
             raise
 
-    def give(self, session: Session) -> None:
-        """It has nothing any more."""
+    def give(self, session: Session, claim: Any, slot: str) -> None:
+        """It has nothing any more. The claim forgets it before others may have it, and not sooner."""
+        entry, has = (session, time.monotonic()), vars(claim)
         if session.gone:
-            self._put_away(session)
+            self.sessions.pop(session, None)
+            has[slot] = None  # no call from here to the end of the next one
+            self._free.append(True)
         else:
-            self._idle.append((session, time.monotonic()))
+            has[slot] = None
+            self._idle.append(entry)
         while self.hungry:
             try:
                 parker = self.hungry.popleft()
@@ -126,7 +146,7 @@ class Pool:
             if parker.unpark() is not False:
                 break
 
-    def _open(self) -> Session:
+    def _open(self, owner: Any, slot: str) -> Session:
         session = connect(self.settings)
         try:
             if not self._ready:
@@ -136,6 +156,9 @@ class Pool:
                 finally:
                     session.leave()
                 self._ready = True
+            if not self._watching:
+                self._watching = True
+                start_new_thread(self._watch, (self.sessions,))
         except (Gone, Late, ServerError) as error:
             session.finish()
             raise EngineError(f"{self.settings.where}: PostgreSQL cannot be used: {error}") from None
@@ -143,14 +166,12 @@ class Pool:
             session.finish()
             raise
         self.sessions[session] = None
-        if not self._watching:
-            self._watching = True
-            start_new_thread(self._watch, (self.sessions,))
+        setattr(owner, slot, session)
         return session
 
     def _put_away(self, session: Session) -> None:
         self.sessions.pop(session, None)
-        self._free.append(None)
+        self._free.append(True)
 
     def close(self) -> None:
         """End the connections on which nothing is held."""

@@ -10,7 +10,7 @@ enough, or an interrupt strikes, the session is `torn`: an answer is under way t
 of a lock. The locks that are held stay held. Whoever comes next reads what is left, asks `pg_locks` what the session
 really has, and unlocks what nobody here (`held`) knows of. An answer is never guessed.
 
-`lock` is held by whoever talks. What a finalizer or a signal handler wants to say is said by another thread.
+`lock` is held by whoever talks (`talking`). A finalizer, or a signal handler, has another thread talk.
 
 How long a hold may be believed
 -------------------------------
@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import os
 import time
-from _thread import allocate_lock, get_ident
+from _thread import get_ident
 
 from psycopg import pq
 from psycopg.errors import OperationalError
@@ -34,6 +34,7 @@ from ..._core.lost import tell
 from ..._wait.keeping import now as clock
 from . import keys
 from .polling import CERTAIN, closed, reader, writable
+from .talking import Talking
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,19 +72,17 @@ class Late(Exception):
     """No answer in time. The session is torn."""
 
 
-class Session:
+class Session(Talking):
     """A connection and what this process knows to be held on it."""
 
     def __init__(self, settings: Settings, pgconn: Any, where: str) -> None:
+        super().__init__()
         self.settings = settings
         self.where = where
         self.pgconn = pgconn
         self.fd: int = pgconn.socket
         self.pid = 0  # of the server's process
-        self.lock = allocate_lock()
-        self.user = 0  # the thread that has `lock`
         self.gone = ""
-        self.torn = False
         self.waiting = False  # a statement that waits for a lock is under way
         self.parker: Parker | None = None
         self.confirmed = clock()
@@ -98,19 +97,13 @@ class Session:
 
     # ---- who talks
 
-    def enter(self, seconds: float = 2 * REQUEST) -> bool:
-        """Take the right to talk. False: another thread talks for so long, or this very one was interrupted in it."""
-        if not self.lock.acquire(False) and (self.user == get_ident() or not self.lock.acquire(True, seconds)):
-            return False
-        self.user = get_ident()
-        return True
+    def enter(self, seconds: float = 2 * REQUEST, of: int = 0) -> bool:
+        return super().enter(seconds, of + 1)
 
     def leave(self) -> None:
-        self.user = 0
-        doomed = self.gone and self.pgconn is not None
-        if doomed:
+        if self.gone and self.pgconn is not None:
             self._close()
-        self.lock.release()
+        super().leave()
 
     # ---- requests; all of them by whoever has entered
 
@@ -330,7 +323,7 @@ class Session:
         """Give it up, while another thread may still wait for an answer. That thread closes it."""
         if not self.gone:
             self.gone = f"its session with {self.where} was given up: {reason}"
-        if self.lock.acquire(False):
+        if self.enter(0.0):
             self.leave()
         self.tell()
 
@@ -350,7 +343,7 @@ class Session:
                 os.close(self.fd)
             except OSError:
                 pass
-        self.lock = allocate_lock()
+        self._begin_anew()
 
     # ---- is it alive?
 
