@@ -450,13 +450,17 @@ class RedisEngine(RemoteEngine):
         return ""
 
     def break_stale(self, line: Line, force: bool = False) -> str:
-        """With `force`: end what is held. Its owners find it lost at their next renewal."""
+        """With `force`: end what is held. Its owners find it lost at their next renewal.
+
+        It names those who held when it looked: the request may be made twice, and its copy must not end the next hold.
+        """
+        holders = self._look(line)[3]
+        if not holders:
+            return ""
         if not force:
-            if not self._look(line)[3]:
-                return ""
             raise UnprovenError(f"{line.resource}: nothing proves that its owner is gone: {self.blame(line)[0]}")
-        count, _ = self.core.server.call(self.core.keys(line), b"break", b"")
-        return "forced" if count else ""
+        self.core.server.call(self.core.keys(line), b"break", b"", *(entry[4] for entry in holders))
+        return "forced"
 
     def close(self) -> None:
         self.core.listener.close()
@@ -477,7 +481,7 @@ class RedisEngine(RemoteEngine):
 
 
 def _party(entry: Any, now: float, place: int | None) -> Party:
-    mode, info, slot, age = entry
+    mode, info, slot, age, *_ = entry
     about = _strangers.fields(info)
     return Party(
         _strangers.number(about, "pid"),

@@ -165,7 +165,7 @@ prune(s.d)
 if op == 'inspect' then
   local function told(list)
     local found = {}
-    for i, e in ipairs(list) do found[i] = {e[2], e[5], e[6], now - e[9]} end
+    for i, e in ipairs(list) do found[i] = {e[2], e[5], e[6], now - e[9], e[1]} end
     return found
   end
   return {s.k, s.p, s.n or '', told(s.h), told(s.q)}
@@ -252,9 +252,16 @@ elseif op == 'mode' then
   save()
   return e and 1 or 0
 elseif op == 'break' then
-  local count = #s.h
-  s.h = {}
-  dirty = true
+  local count = 0
+  for named = 3, #ARGV do
+    id = ARGV[named]
+    local e, at = find(s.h)
+    if e then
+      table.remove(s.h, at)
+      count, dirty = count + 1, true
+    end
+  end
+  id = ''
   advance()
   save()
   return count
