@@ -107,6 +107,9 @@ class PostgresBackend(Backend):
         """A session that is not answered for two seconds counts as ended."""
         return f"{self.url(port, credentials)}?il_ttl=2#{quote(name, safe='')}"
 
+    def clients(self, name: str) -> list[str]:
+        return [self.target(name), self.target(name).replace("?", "?il_connections=9&")]
+
     def residue(self) -> set[str]:
         import psycopg
 

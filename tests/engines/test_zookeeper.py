@@ -622,9 +622,7 @@ def test_no_server() -> None:
 # ---- who may
 
 
-def test_credentials(
-    zookeeper_server: ZooKeeper, name: str, raw: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_credentials(zookeeper_server: ZooKeeper, name: str, raw: Any, caplog: pytest.LogCaptureFixture) -> None:
     from kazoo.exceptions import NoAuthError
 
     caplog.set_level(1)

@@ -10,13 +10,15 @@ import signal
 import sys
 import time
 import warnings
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote
 
-from ... import LockError, LostError, Timeout
+from ... import AsyncNamespace, LockError, LostError, Namespace, Timeout
 from .worlds import Threads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from .crew import Desk
     from .worlds import Job
@@ -30,6 +32,10 @@ class Counted(NamedTuple):
     overlaps: int
     tokens: list[int | None]
     times: list[float]
+
+    def holds(self) -> list[tuple[float, int | None]]:
+        """When each hold began, and its token."""
+        return list(zip(self.times, self.tokens, strict=True))
 
 
 class Register:
@@ -69,16 +75,43 @@ class Register:
 
 async def count(desk: Desk, target: str, path: str, times: int, options: Options | None = None) -> Counted:
     """So many increments, each under the lock."""
-    register, lock = Register(path), desk.lock(target, **(options or {}))
-    counted = Counted(0, [], [])
+    return await _count(desk, desk.lock(target, **(options or {})), path, repeat(None, times))
+
+
+async def count_until(desk: Desk, target: str, path: str, stop: str, options: Options | None = None) -> Counted:
+    """As `count`, until there is a file `stop`."""
+    until = iter(lambda: os.path.exists(stop), True)
+    return await _count(desk, desk.lock(target, **(options or {})), path, until)
+
+
+async def _count(desk: Desk, lock: Any, path: str, rounds: Iterable[object]) -> Counted:
+    register, counted = Register(path), Counted(0, [], [])
     overlaps = 0
-    for _ in range(times):
+    for _ in rounds:
         async with desk.world.block(lock) as hold:
             with register.enter() as seen:
                 counted.tokens.append(hold.token)
                 counted.times.append(time.monotonic())
             overlaps += len(seen)
     return counted._replace(overlaps=overlaps)
+
+
+async def clients_count(
+    desk: Desk, targets: list[str], path: str, rounds: int, several: list[Options]
+) -> list[Counted]:
+    """Two clients of this process, each by a `connect()` of its own, count together."""
+    parts: list[Counted] = []
+    connect: Any = Namespace if isinstance(desk.world, Threads) else AsyncNamespace
+
+    async def work(number: int) -> None:
+        base, _, name = targets[number % len(targets)].partition("#")
+        lock = connect(base, **several[number]).lock(unquote(name))
+        parts.append(await _count(desk, lock, path, repeat(None, rounds)))
+
+    async with desk.world.group() as group:
+        for number in range(2):
+            group.start(work, number)
+    return parts
 
 
 async def count_together(

@@ -54,6 +54,11 @@ class Served(ABC):
     def target(self, name: str, port: int = 0, credentials: str = "") -> str:
         """The URL of one lock; on another port than its own, or with `user:password`, where given."""
 
+    def clients(self, name: str) -> list[str]:
+        """Spellings of one lock that lead to clients of their own in one process. Where there is but one, a ttl of
+        its own makes the other."""
+        return [self.target(name)]
+
     def residue(self) -> set[str]:
         """All that contenders and holders have there now: entries, keys, nodes, locks. Not: what is kept for good, so
         that tokens rise."""

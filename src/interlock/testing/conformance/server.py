@@ -7,6 +7,7 @@ here and in `MixedSuite`.
 
 from __future__ import annotations
 
+from .served_company import Company
 from .served_ends import Ends
 from .served_kinds import Kinds
 from .served_troubles import Troubles
@@ -15,5 +16,5 @@ from .served_turns import Turns
 __all__ = ["ServerSuite"]
 
 
-class ServerSuite(Turns, Ends, Troubles, Kinds):
+class ServerSuite(Turns, Company, Ends, Troubles, Kinds):
     """Subclass it, name the engine, and give the fixture `served`."""
