@@ -2,6 +2,8 @@
 
     python -m tests.security.fuzz --inputs 1000000          # of each parser; what was found, and how fast
     python -m tests.security.fuzz --only URLs --seed 7
+    python -m tests.security.fuzz --inputs 1000000 --record # adds a line per parser to fuzzed.jsonl
+    python -m tests.security.fuzz --sum                     # adds that ledger up
 
 Rules for every input: nothing is raised but what the parser's documentation allows; neither an error's text nor what
 is shown to people has anything that a terminal obeys; no input takes seconds; memory does not grow. `BOMBS` are given
@@ -11,8 +13,11 @@ to each parser first. A finding is printed with the input, which can be given ag
 from __future__ import annotations
 
 import argparse
+import json
+import pathlib
 import random
 import resource
+import subprocess
 import sys
 import time
 import tracemalloc
@@ -23,6 +28,7 @@ from .parsers import PARSERS, Parser
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+LEDGER = pathlib.Path(__file__).with_name("fuzzed.jsonl")
 LONGEST = 20_000
 """Bytes of a mutated input; bombs are longer."""
 SLOW = 10.0
@@ -165,13 +171,40 @@ def peak(parser: Parser, inputs: int, seed: int) -> int:
     return most
 
 
+def recorded(tally: Tally, seed: int) -> dict[str, object]:
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
+    return {
+        "parser": tally.parser, "date": time.strftime("%Y-%m-%d"), "commit": commit.strip(), "seed": seed,
+        "inputs": tally.inputs, "taken": tally.accepted, "seconds": round(tally.seconds),
+        "slowest_ms": round(tally.slowest * 1e3, 1), "grown_mb": tally.grown, "findings": len(tally.findings),
+    }  # fmt: skip
+
+
+def added_up() -> int:
+    sums: dict[str, int] = {parser.name: 0 for parser in PARSERS}
+    found, slowest = 0, 0.0
+    with open(LEDGER, encoding="utf-8") as file:
+        for each in map(json.loads, file):
+            sums[each["parser"]] = sums.get(each["parser"], 0) + each["inputs"]
+            found += each["findings"]
+            slowest = max(slowest, each["slowest_ms"])
+    for name, inputs in sums.items():
+        print(f"{inputs:12,}  {name}")
+    print(f"{sum(sums.values()):12,}  in all; least {min(sums.values()):,}; {found} findings; slowest {slowest} ms")
+    return 0
+
+
 def main() -> int:
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("--inputs", type=int, default=20_000)
     words.add_argument("--seed", type=int, default=int(time.time()))
     words.add_argument("--only", action="append", default=[])
     words.add_argument("--input")
+    words.add_argument("--record", action="store_true")
+    words.add_argument("--sum", action="store_true")
     asked = words.parse_args()
+    if asked.sum:
+        return added_up()
     found = 0
     print(f"seed {asked.seed}")
     for parser in PARSERS:
@@ -187,6 +220,9 @@ def main() -> int:
             f"{tally.parser}: {tally.inputs:,} inputs, {tally.accepted:,} taken, {tally.seconds:.0f} s, slowest "
             f"{tally.slowest * 1e3:.1f} ms, memory +{tally.grown} MB, {len(tally.findings)} findings", flush=True,
         )  # fmt: skip
+        if asked.record:
+            with open(LEDGER, "a", encoding="utf-8") as file:
+                file.write(json.dumps(recorded(tally, asked.seed)) + "\n")
         for finding in tally.findings:
             print(f"  {finding.why}\n    {finding.data[:300]!r}")
     return 1 if found else 0
