@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SOURCE = Path(interlock.__file__).parent
 
 LAYERS = (
-    {"_errors", "_model", "_deadline", "_report", "_identity", "_parties", "_strangers", "_address"},  # words
+    {"_errors", "_model", "_deadline", "_report", "_identity", "_parties", "_strangers", "_address", "paths"},  # words
     {"_core"},
     {"_io", "_wait", "_fs"},
     {"engines"},

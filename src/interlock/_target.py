@@ -8,6 +8,7 @@ import sys
 from ._core import fork
 from ._core.arbiter import Line, line_for
 from ._errors import UnsupportedError
+from .paths import real
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def _path_line(path: str, resource: str, fair: bool, ttl: float | None, primitiv
         raise ValueError(f"{path!r} is a directory, not the path of a lock file")
     # Links in the directories are followed, and before any "..", as the kernel does it for all others who lock
     # this path: so two spellings are one line. The file itself is never a link.
-    directory = os.path.realpath(directory or os.curdir)
+    directory = real(directory or os.curdir)
     engine = path_engine(directory, primitive, ttl)
     key = os.path.join(directory, name)
     if fair:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from .._core import fork
+from .._errors import UnsafePathError
+from ..paths import real
 from . import options
 
 if TYPE_CHECKING:
@@ -39,8 +41,12 @@ def canonical(path: str) -> str:
     directory, name = os.path.split(path)
     directory = directory or os.curdir
     # Windows: realpath opens what it resolves in a way that stops others from deleting it.
-    resolved = os.path.abspath(directory) if sys.platform == "win32" else os.path.realpath(directory)
-    return os.path.join(resolved, name)
+    if sys.platform == "win32":
+        return os.path.join(os.path.abspath(directory), name)
+    try:
+        return os.path.join(real(directory), name)
+    except UnsafePathError as error:
+        raise PermissionError(errno.EACCES, str(error), path) from error  # what the kernel says to filelock
 
 
 def lock_path(path: str, looks_first: bool = True) -> str:

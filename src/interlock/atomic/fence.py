@@ -31,7 +31,7 @@ from contextlib import contextmanager
 
 from .. import Lock, LockError, ProtocolError, UnsupportedError
 from .staging import make_directory, resolved
-from .update import Again, change, repeated
+from .update import Again, change, content_of, repeated
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from .. import AsyncHold, Hold
 
 _MAGIC = b"interlock fence 1 "
+_MOST = 100
+"""Bytes of a mark that are read. It has fewer."""
 
 
 class StaleTokenError(LockError):
@@ -79,11 +81,7 @@ class Fence:
     @property
     def newest(self) -> int:
         """The greatest token that was admitted; 0: none. Raises `ProtocolError` for a damaged mark."""
-        try:
-            with open(self._mark, "rb") as file:
-                return _parse(self._mark, file.read(4096))
-        except FileNotFoundError:
-            return 0
+        return _parse(self._mark, content_of(self._mark, _MOST))
 
     def write(self, hold: Hold | AsyncHold | int, data: bytes | str, name: str | None = None) -> None:
         """Make `data` (bytes, or a str stored as UTF-8) the content of the file; in a directory, of the file `name`.
@@ -143,7 +141,7 @@ class Fence:
             return number + b" %08x\n" % zlib.crc32(number)
 
         _assert(hold)
-        change(self._mark, newer, own, owner="mine")
+        change(self._mark, newer, own, owner="mine", most=_MOST)
 
     def _target(self, name: str | None) -> str:
         if not self._is_directory:

@@ -89,7 +89,7 @@ def once(
             remove(staged)  # interrupted, as if it had died: the next one builds
             raise
         fsync_directory(directory)
-        remove(_Note.path(target))
+        _forget(_Note.path(target))
         return won
 
 
@@ -113,6 +113,14 @@ def _place(staged: str, target: str) -> bool:
         return file.move(target)
     finally:
         file.discard()
+
+
+def _forget(note: str) -> None:
+    """A note, and not whatever else may have that name."""
+    try:
+        ops.unlink(note)
+    except OSError:  # none, or none of ours
+        pass
 
 
 def _sync(staged: str) -> None:

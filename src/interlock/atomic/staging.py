@@ -29,6 +29,7 @@ import stat
 import sys
 
 from .. import UnsupportedError
+from ..paths import real
 
 CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 READ = (
@@ -314,8 +315,8 @@ def resolved(path: str | os.PathLike[str], *, follow: bool) -> str:
     if not given or "\0" in given or name in ("", os.curdir, os.pardir):
         raise ValueError(f"{given!r} is not the path of a file")
     if follow:
-        return os.path.realpath(given)
-    return os.path.join(os.path.realpath(directory or os.curdir), name)
+        return real(given)
+    return os.path.join(real(directory or os.curdir), name)
 
 
 def fsync_directory(directory: str) -> None:

@@ -103,18 +103,20 @@ def change(
     owner: Literal["keep", "mine"] = "keep",
     before_read: Callable[[], object] = int,
     before_rename: Callable[[], object] = int,
+    most: int | None = None,
 ) -> bytes:
     """One attempt, by who has the lock of the target. Raises `Again`; else as `transform`.
 
     What the two others raise ends it too. `before_read` is called between stage and sweep: whoever is found there has
-    staged its file before this call, or comes after it.
+    staged its file before this call, or comes after it. `most`: bytes of the old content that are read; one more
+    tells that it is longer.
     """
     existed = os.path.lexists(target)
     staged = stage(target, mode=0o600 if existed else 0o666)
     try:
         before_read()
         sweep(target, keep=staged.name)  # between stage and read: see `staging`
-        old = _Old.read(target)
+        old = _Old.read(target, most)
         new = _content(fn(None if old is None else old.data))
         if old is not None and new == old.data:
             return new
@@ -144,6 +146,12 @@ def _content(new: bytes | str) -> bytes:
     return new
 
 
+def content_of(path: str, most: int) -> bytes | None:
+    """What is in a regular file, at most one byte more than `most`; None: it is not there."""
+    old = _Old.read(path, most)
+    return None if old is None else old.data
+
+
 class _Old:
     """The file that is to be replaced, and what the new one inherits."""
 
@@ -153,11 +161,16 @@ class _Old:
         self.attributes = attributes
 
     @classmethod
-    def read(cls, path: str) -> _Old | None:
+    def read(cls, path: str, most: int | None = None) -> _Old | None:
         try:
             fd = ops.open(path, READ)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENXIO):
+                what = "a symbolic link" if error.errno == errno.ELOOP else "a socket"
+                raise UnsafePathError(f"{path} is {what}; nothing was read or changed") from error
+            raise
         try:
             status = ops.fstat(fd)
             if stat.S_ISDIR(status.st_mode):
@@ -165,8 +178,10 @@ class _Old:
             if not stat.S_ISREG(status.st_mode):
                 raise UnsafePathError(f"{path} is not a regular file; nothing was read or changed")
             parts = []
-            while part := ops.read(fd, 1 << 20):
+            while part := ops.read(fd, 1 << 20 if most is None else most + 1):
                 parts.append(part)
+                if most is not None:
+                    break
             return cls(b"".join(parts), status, _attributes(fd))
         finally:
             ops.close(fd)

@@ -67,8 +67,11 @@ def _user() -> str:
 
 def prepare(store: Store) -> None:
     """Make what a store needs, remove what dead writers left, and take over what only Spack has written."""
-    store.locks.named("generations")  # a place that cannot be is refused before anything is made
     layout = store.layout
+    for directory in (layout.side, layout.temporary, layout.chain, layout.building, layout.locks, layout.quarantine):
+        if os.path.islink(directory):
+            raise HostileError(f"{directory} is a symbolic link; a store's own folders are in it, so remove that")
+    store.locks.named("generations")  # a place that cannot be is refused before anything is made
     for directory in (layout.temporary, layout.chain, layout.specs, layout.indexes, layout.blobs, layout.building):
         files.make_directory(directory, store.durable)
     files.sweep(layout.temporary)

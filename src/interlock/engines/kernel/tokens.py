@@ -35,7 +35,7 @@ import time
 import zlib
 
 from ..._core.lost import tell
-from ..._errors import LostError, NotHeldError, ProtocolError, Timeout, UnsupportedError
+from ..._errors import LostError, NotHeldError, ProtocolError, Timeout, UnsafePathError, UnsupportedError
 
 assert sys.platform != "win32"
 
@@ -63,6 +63,7 @@ def assign(claim: KernelClaim) -> int:
     """Give a claim that is held its token. Idempotent.
 
     Raises `LostError` and `NotHeldError`; `UnsupportedError` where this user may not write the token file;
+    `UnsafePathError` where a stranger made it;
     `ProtocolError` for what is no token file; `Timeout`; and the kernel's `OSError`. Then there is no token.
     """
     line = claim.line
@@ -112,10 +113,24 @@ def _lock(ops: Ops, file: _File, path: str) -> None:
             time.sleep(nap)
             nap = min(2 * nap, _LONGEST_NAP)
         elif ops.current(fd, path):
+            _require_trust(ops, fd, path)
             return
         else:  # unlinked or replaced in between
             file.fd = None
             ops.close(fd)
+
+
+def _require_trust(ops: Ops, fd: int, path: str) -> None:
+    """Whose file it is may choose the tokens, so in a directory like /tmp it must not be any stranger's."""
+    uid = ops.fstat(fd).st_uid
+    if uid in (0, os.geteuid()):
+        return
+    above = ops.stat(os.path.dirname(path))
+    if above.st_mode & stat.S_IWOTH and uid != above.st_uid:
+        raise UnsafePathError(
+            f"{path} belongs to user {uid}, in a directory where everybody may write: its numbers may be anything, so"
+            " there is no fencing token. Keep the lock file in a directory of those who share it"
+        )
 
 
 def _next(fd: int, path: str, claim: KernelClaim) -> int:

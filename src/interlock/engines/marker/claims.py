@@ -226,7 +226,7 @@ class StrictClaims:
                 if unchanged_for(os.lstat(self.path)) < 2.0:
                     return None
                 raise ClaimsError(None, f"{reason}, unchanged for 2 seconds")
-            if state == "exited" or time.monotonic() >= deadline:
+            if state in ("exited", "damaged") or time.monotonic() >= deadline:
                 raise ClaimsError(None, reason)
             time.sleep(0.002)
 

@@ -75,6 +75,13 @@ def _refuse(claim: LeaseClaim, path: str, data: bytes | None) -> None:
         )
     if data or data is None:
         _empty.pop(path, None)
+        if data and records.parse(data)[0] == "foreign":
+            if status.st_nlink > 1:
+                raise UnsafePathError(f"{path} is a hard link to a file that is no marker; nothing was locked")
+            raise ProtocolError(
+                f"{path} is a file of {status.st_size} bytes that no lock has written; nothing was locked. Use another"
+                " path, or remove it"
+            )
         return
     now = claim.line.engine.ops.clock()  # type: ignore[attr-defined]
     inode, since = _empty.get(path, (0, 0.0))
