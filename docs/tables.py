@@ -50,7 +50,12 @@ SHOWN_BY_ITS_OWN: dict[str, dict[str, list[str]]] = {
     },
     "postgresql": {},
     "etcd": {"failover": ["engines/test_etcd.py::test_the_leader_is_killed"]},
-    "zookeeper": {"restart": ["engines/test_zookeeper.py::test_a_restart_of_the_server_keeps_holds_and_the_queue"]},
+    "zookeeper": {
+        "restart": ["engines/test_zookeeper.py::test_a_restart_of_the_server_keeps_holds_and_the_queue"],
+        "failover": [
+            "engines/test_zookeeper_ensemble.py::test_the_leader_is_killed_and_then_the_majority_is_gone",
+        ],
+    },
 }
 """And by which of its own."""
 

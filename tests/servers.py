@@ -439,7 +439,10 @@ class ZooKeeper(Server):
     name = "zookeeper"
     url_scheme = "zookeeper"
 
-    def __init__(self, *, port: int | None = None) -> None:
+    def __init__(self, *options: str, number: int = 0, port: int | None = None) -> None:
+        """`options`: more lines of zoo.cfg. `number`: of the member of an ensemble."""
+        self.options = options
+        self.number = number
         super().__init__(port)
 
     def prepare(self) -> None:
@@ -447,8 +450,12 @@ class ZooKeeper(Server):
             "tickTime=500", "initLimit=10", "syncLimit=5", f"dataDir={self.directory}/data",
             f"clientPort={self.port}", f"clientPortAddress={self.host}", "maxClientCnxns=0",
             "4lw.commands.whitelist=*", "maxSessionTimeout=60000", "admin.enableServer=false",
+            *self.options,
         ]  # fmt: skip
         os.mkdir(f"{self.directory}/data")
+        if self.number:
+            with open(f"{self.directory}/data/myid", "w") as file:
+                file.write(f"{self.number}\n")
         with open(f"{self.directory}/zoo.cfg", "w") as file:
             file.write("\n".join(lines) + "\n")
 
@@ -458,7 +465,7 @@ class ZooKeeper(Server):
             missing("needs ZooKeeper (the Debian package zookeeper)")
         return [
             need("java"), "-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC",
-            "-cp", f"{self.directory}:{jar}",
+            "-cp", ":".join([self.directory, jar, *glob.glob("/usr/share/java/netty-[cr]*[cr].jar")]),
             "org.apache.zookeeper.server.quorum.QuorumPeerMain", f"{self.directory}/zoo.cfg",
         ]  # fmt: skip
 
@@ -473,6 +480,49 @@ class ZooKeeper(Server):
             if address.scheme == self.url_scheme and (self.host, self.port) in address.hosts:
                 engine.close()  # type: ignore[attr-defined]
         super().close()
+
+
+class ZooKeeperEnsemble:
+    """Three members, as one target."""
+
+    def __init__(self, number: int = 3) -> None:
+        members = range(1, number + 1)
+        where = [f"server.{each}=127.0.0.1:{free_port()}:{free_port()}" for each in members]
+        self.members = [ZooKeeper(*where, number=each) for each in members]
+
+    def target(self, name: str, query: str = "") -> str:
+        hosts = ",".join(f"{each.host}:{each.port}" for each in self.members)
+        return f"zookeeper://{hosts}{query and '?' + query}#{quote(name, safe='')}"
+
+    def leader(self) -> ZooKeeper:
+        """The member that leads now."""
+        limit = time.monotonic() + PATIENCE
+        while time.monotonic() < limit:
+            for each in self.members:
+                if each.process is not None and b"Mode: leader" in each.talk(b"srvr"):
+                    return each
+            time.sleep(0.05)
+        raise ServerError("no member leads")
+
+    def __enter__(self) -> Self:
+        starters = [threading.Thread(target=each.start) for each in self.members[1:]]
+        try:
+            for each in starters:  # none is ready before a majority is there
+                each.start()
+            self.members[0].start()
+            for each in starters:
+                each.join(PATIENCE)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for each in self.members:
+            each.close()
 
 
 # ---- one of each for the whole session; a test that stops, suspends or fills one starts its own

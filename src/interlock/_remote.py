@@ -40,7 +40,7 @@ BUILT_IN = {
         ),
         "postgres": ("postgresql", "postgres"),
         "etcd": ("etcd", "etcds"),
-        "zookeeper": ("zookeeper", "zk"),
+        "zookeeper": ("zookeeper", "zk", "zookeepers", "zks"),
     }.items()
     for scheme in schemes
 }  # fmt: skip

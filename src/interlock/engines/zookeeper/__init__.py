@@ -1,7 +1,7 @@
 """Locks on an ensemble of ZooKeeper: `zookeeper://host:2181,host:2181/chroot#name`.
 
 `core` enters, leaves and waits in the queue of a lock; `entries` says who in it holds; `session` knows how long that
-may be believed; `ensemble` keeps one for each URL; `sharing` adds read-write locks and semaphores. """
+may be believed; `ensemble` keeps one for each URL; `sharing` adds read-write locks and semaphores."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OPTIONS", "ZooKeeperEngine", "open_engine"]
 
-OPTIONS = frozenset(["il_ttl"])
+_TLS = {"il_ca", "il_cert", "il_key", "il_verify"}
+OPTIONS = frozenset({"il_ttl", *_TLS})
 
 
 class ZooKeeperEngine(Base):
@@ -57,6 +58,14 @@ def open_engine(address: Address, ttl: float | None) -> ZooKeeperEngine:
         raise ValueError(f"{address.public} names no server: write zookeeper://host:2181#name")
     if address.query:
         raise ValueError(f"{address.public}: the zookeeper engine knows no options {sorted(address.query)}")
+    options = address.options
+    tls = sorted(options.keys() & _TLS)
+    if tls and address.scheme not in ("zookeepers", "zks"):
+        raise ValueError(f"{address.public}: {', '.join(tls)} is for TLS: write zookeepers://")
+    if options.get("il_verify", "yes") not in ("yes", "no"):
+        raise ValueError(f"{address.public}: il_verify is yes or no")
+    if ("il_key" in options) != ("il_cert" in options):
+        raise ValueError(f"{address.public}: il_cert and il_key go together")
     if ttl is not None and not 0.1 <= ttl <= 86400:
         raise ValueError(f"{address.public}: a ttl of {ttl:g} s is not between 0.1 and 86400")
     return ZooKeeperEngine(Ensemble(Server(address, ttl)))

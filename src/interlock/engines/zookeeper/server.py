@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import socket
 
 from ..._errors import EngineError, UnsupportedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from ssl import SSLContext
     from typing import Any
 
     from ..._address import Address
@@ -49,9 +51,7 @@ class Kazoo:
 
             from . import requests
         except ImportError as error:
-            raise UnsupportedError(
-                "zookeeper:// URLs need the package kazoo: install interlock[zookeeper]"
-            ) from error
+            raise UnsupportedError("zookeeper:// URLs need the package kazoo: install interlock[zookeeper]") from error
         self.KazooClient: Any = client.KazooClient
         self.ConnectionDropped: Any = connection.ConnectionDropped
         self.NoNodeError: Any = exceptions.NoNodeError
@@ -88,6 +88,7 @@ class Server:
         self._credentials = None
         if address.username is not None:
             self._credentials = _Secret(f"{address.username}:{address.password or ''}")
+        self.tls = address.scheme in ("zookeepers", "zks")
         self._kazoo: Kazoo | None = None
 
     @property
@@ -112,6 +113,8 @@ class Server:
             connection_retry={"max_tries": -1, "delay": 0.05, "backoff": 2, "max_jitter": 0.4, "max_delay": 1.0},
             logger=logger,
         )
+        if self.tls:
+            self._secure(client.handler)
         needed = all(hasattr(client, name) for name in ("_call", "_queue", "_state", "_session_id", "_connection"))
         if not needed or not all(hasattr(client._connection, name) for name in ("_connect", "_write_sock")):
             raise EngineError(
@@ -119,3 +122,52 @@ class Server:
                 "locked: install kazoo>=2.10,<3"
             )
         return client
+
+    # ---- TLS
+
+    def _trust(self) -> SSLContext:
+        """The certificate and the host's name are verified, unless the URL says otherwise in so many words."""
+        import ssl
+
+        options = self.address.options
+        try:
+            context = ssl.create_default_context(cafile=options.get("il_ca"))
+            if "il_cert" in options:
+                context.load_cert_chain(options["il_cert"], options["il_key"])
+        except OSError as error:  # ssl.SSLError is one
+            raise EngineError(
+                f"{self.public}: il_ca, il_cert or il_key of this zookeeper cannot be used: {error}"
+            ) from None
+        if options.get("il_verify") == "no":
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+    def _secure(self, handler: Any) -> None:
+        """kazoo's own way leaves a socket open where the handshake fails."""
+        context = self._trust()
+
+        def create(address: tuple[str, int], hostname: str, timeout: float, **_: object) -> Any:
+            plain = socket.create_connection(address, timeout)
+            try:
+                plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                return context.wrap_socket(plain, server_hostname=hostname)
+            except BaseException:
+                plain.close()
+                raise
+
+        handler.create_connection = create
+        _see_what_is_pending(handler)
+
+
+def _see_what_is_pending(handler: Any) -> None:
+    """kazoo asks select(2) whether there is something to read. It does not see what TLS has read already: of two
+    answers in one record the second would lie there until the server says something more."""
+    select = handler.select
+
+    def selected(read: list[Any], write: list[Any], errors: list[Any], timeout: float | None = None) -> Any:
+        pending = [each for each in read if hasattr(each, "pending") and each.pending()]
+        found = select(read, write, errors, 0.0 if pending else timeout)
+        return [each for each in read if each in pending or each in found[0]], *found[1:]
+
+    handler.select = selected

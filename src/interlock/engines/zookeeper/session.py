@@ -24,7 +24,7 @@ another one, and the next acquire opens a new `Session`. One that is cut off unt
 itself if nothing is held or waited for: it would try to connect for ever.
 
 The parts of kazoo used here that it does not document (`_call`, `_queue`, `_state`, and `_connect` to learn the timeout
-that was agreed on) are looked for at the first connect; without them nothing is locked. """
+that was agreed on) are looked for at the first connect; without them nothing is locked."""
 
 from __future__ import annotations
 
@@ -69,6 +69,8 @@ LINGER = 1.0
 AT_EXIT = 1.0
 CONNECT = 1.5
 """Seconds for one server to accept a connection, and as long again to answer in it."""
+HANDSHAKE = 4.0
+"""The same over TLS: a server that has just been started loads much for its first one."""
 
 
 class Disconnected(Exception):
@@ -124,7 +126,7 @@ class Session:
             return read, other
 
         connection._connect = connected
-        _hurry(client)
+        _hurry(client, HANDSHAKE if self.server.tls else CONNECT)
         tell_at_once(client.handler)
         client.add_listener(self._changed)
         client.start_async()
@@ -398,17 +400,17 @@ class Session:
             self._ended.set()
 
 
-def _hurry(client: Any) -> None:
+def _hurry(client: Any, seconds: float) -> None:
     """kazoo gives a server the session's whole timeout to answer a connect. One that has just been started may accept
     the connection and never answer, and then the session would be over before it is asked again."""
     connection, handler = client._connection, client.handler
     invoke, create = connection._invoke, handler.create_connection
 
     def invoked(timeout: float, *args: Any, **options: Any) -> Any:  # used for connects only
-        return invoke(min(timeout, CONNECT), *args, **options)
+        return invoke(min(timeout, seconds), *args, **options)
 
     def created(*args: Any, **options: Any) -> Any:
-        return create(*args, **{**options, "timeout": min(options.get("timeout", CONNECT), CONNECT)})
+        return create(*args, **{**options, "timeout": min(options.get("timeout", seconds), seconds)})
 
     connection._invoke, handler.create_connection = invoked, created
 
