@@ -48,7 +48,13 @@ SHOWN_BY_ITS_OWN: dict[str, dict[str, list[str]]] = {
         "failover": ["engines/test_redis.py::test_a_failover_that_lost_writes_gives_a_second_holder_a_greater_token"],
         "token_back": ["engines/test_redis.py::test_tokens_follow_the_clock_and_rise_without_it"],
     },
-    "postgresql": {},
+    "postgresql": {
+        "failover": [
+            "engines/test_postgres_failover.py::test_a_failover_is_told_to_holders_and_the_next_token_is_greater",
+            "engines/test_postgres_failover.py::test_the_bad_news_of_a_failover",
+        ],
+        "token_back": ["engines/test_postgres_failover.py::test_the_bad_news_of_a_failover"],
+    },
     "etcd": {"failover": ["engines/test_etcd.py::test_the_leader_is_killed"]},
     "zookeeper": {
         "restart": ["engines/test_zookeeper.py::test_a_restart_of_the_server_keeps_holds_and_the_queue"],
