@@ -11,10 +11,17 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from ._errors import printable
 
-__all__ = ["Address", "key_of", "name_of", "public"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["Address", "command_line", "key_of", "name_of", "public"]
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*\Z")
 _USERINFO = re.compile(r"\A([A-Za-z][A-Za-z0-9+.-]*://)[^/?#]*@")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"]+")
+_WITHOUT_SERVER = frozenset(["file", "marker", "memory"])
+"""Schemes whose paths may have an "@", and which have no credentials."""
 _SECRET = re.compile(r"pass|secret|token|credential", re.IGNORECASE)
 """Keys of a query whose values are nobody's business."""
 
@@ -64,7 +71,7 @@ class Address:
         rest, _, query = rest.partition("?")
         netloc, slash, path = rest.partition("/")
         userinfo, at, where = netloc.rpartition("@")
-        if "@" in path or "@" in query:
+        if "@" in path or "@" in query or ("@" in fragment and "#" in fragment):
             raise ValueError(f"this {scheme}:// URL has an '@' behind its host: {_HINT}")
         username, has_password, password = userinfo.partition(":")
         options, others = _split_query(scheme, query)
@@ -98,6 +105,16 @@ class Address:
         hosts = ",".join(_host_text(*host) for host in self.hosts)
         pairs = sorted({**self.options, **query}.items())
         return f"{self.scheme}://{userinfo}{hosts}{quote(self.path)}" + ("?" + urlencode(pairs) if pairs else "")
+
+    def hide(self, text: str, *, user: bool = False) -> str:
+        """A driver's or a server's words, which may repeat what it was told, without this URL's secrets. `user`: the
+        user's name is one, too."""
+        secrets = [self.password, *(self.query[key] for key in self.query if _SECRET.search(key))]
+        for secret in (*secrets, self.username if user else None):
+            if secret and len(secret) > 3:  # a shorter one is found in many a word
+                for form in (secret, quote(secret, safe=""), quote(secret)):
+                    text = text.replace(form, "***")
+        return text
 
     def without_name(self) -> Address:
         return self if not self.name else Address(
@@ -155,16 +172,23 @@ def _host_text(host: str, port: int | None) -> str:
 
 
 def public(target: str) -> str:
-    """A target as it may be shown: a URL without user and password and without secrets in its query."""
-    if "://" not in target:
+    """A target as it may be shown: a URL without user and password and without secrets in its query. Of one that cannot
+    be read only the scheme: what makes it so may be a password that was not percent-encoded."""
+    scheme, is_url, _ = target.partition("://")
+    if not is_url:
         return target
-    shown = _USERINFO.sub(r"\1", target)
-    base, mark, fragment = shown.partition("#")
-    base, asked, query = base.partition("?")
-    if asked:
-        kept = [pair for pair in query.split("&") if not _SECRET.search(pair.partition("=")[0])]
-        base += "?" + "&".join(kept) if kept else ""
-    return base + mark + fragment
+    if scheme.lower() in _WITHOUT_SERVER:
+        return _USERINFO.sub(r"\1", target)
+    try:
+        shown = Address.parse(target).public
+    except ValueError:
+        return f"{scheme}://…"
+    return shown + "".join(target.partition("#")[1:])
+
+
+def command_line(words: Iterable[str]) -> str:
+    """A command line as it may be shown: URLs in it without credentials."""
+    return " ".join(_URL.sub(lambda found: public(found[0]), word) if "://" in word else word for word in words)
 
 
 def key_of(address: Address, name: str) -> str:

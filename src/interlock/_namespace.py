@@ -45,7 +45,7 @@ class _BaseNamespace:
         self._closed = False
         self._engine: Any = None
         self._options: dict[str, Any] = {} if ttl is None else {"ttl": ttl}
-        self._name = shown(url)
+        self._name = shown(url.partition("#")[0])
         if "#" in url:
             raise ValueError(f"{self._name!r} names a lock: leave the '#' and what follows to lock(name)")
         if "://" in url and scheme in _HERE:

@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 
+from ._address import command_line
 from ._errors import printable
 from ._identity import names
 from ._report import Party
@@ -24,7 +25,7 @@ def own(claim: Claim) -> Party:
     since, monotonic = claim.since or claim.began, time.monotonic()
     return Party(
         os.getpid(),
-        command=short(" ".join(sys.orig_argv)),
+        command=short(command_line(sys.orig_argv)),
         user=_user(),
         host=socket.gethostname(),
         since=time.time() - (monotonic - since) if since else None,

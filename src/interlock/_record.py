@@ -17,6 +17,7 @@ import secrets
 import sys
 import time
 
+from ._address import command_line
 from ._core import fork
 from ._observe import Observation, observe
 
@@ -93,7 +94,7 @@ class Recorder:
             "pid": self._pid,
             "ppid": os.getppid(),
             "forked_from": parent if parent != self._pid else 0,
-            "argv": [word[:200] for word in (sys.orig_argv or sys.argv)[:50]],
+            "argv": [command_line([word])[:200] for word in (sys.orig_argv or sys.argv)[:50]],
             "at": time.monotonic(),
             "epoch": time.time(),
         }

@@ -74,7 +74,7 @@ def resolve(
     path = shown(path)
     if ttl is not None or primitive != "auto":
         raise UnsupportedError(f"{path}: ttl and primitive mean nothing for a lock in memory")
-    key = url.netloc + url.path + "#" + name
+    key = url.netloc.rpartition("@")[2] + url.path + "#" + name
     engine.refuse_mix(key, kind, path)
     return line_for(engine, key, path) if kind == "lock" else Line(engine, key, path)
 

@@ -11,6 +11,7 @@ import time
 
 import click
 
+from .._address import command_line
 from .._record import VARIABLE
 from ._common import CANNOT_LOCK, complain
 from ._sampler import Sampler
@@ -80,7 +81,7 @@ def trace(command: tuple[str, ...], output: str, quiet: bool) -> None:
 
 def _record(command: tuple[str, ...], directory: str) -> tuple[int, Timeline]:
     os.environ[VARIABLE] = directory
-    builder = Builder(" ".join(command), time.monotonic(), time.time())
+    builder = Builder(command_line(command), time.monotonic(), time.time())
     sampler = Sampler(directory)
     sampler.start(start_deaf)
     status = run_alone(command)

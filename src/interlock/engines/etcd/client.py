@@ -104,6 +104,7 @@ class Client:
         self.tls = address.scheme == "etcds"
         self.preferred = 0
         self._options = address.options
+        self._hide = address.hide
         self._user, self._password = address.username, address.password or ""
         self._token = ""
         self._context: SSLContext | None = None
@@ -155,7 +156,7 @@ class Client:
             self.preferred = (failed + 1) % len(self.endpoints)
 
     def unreachable(self, failures: dict[str, str]) -> EngineError:
-        what = "; ".join(f"{name}: {why}" for name, why in failures.items())
+        what = self._hide("; ".join(f"{name}: {why}" for name, why in failures.items()))
         return EngineError(f"{self.public}: etcd does not answer ({what}): is it running, and is the URL right?")
 
     # ---- one attempt
@@ -260,13 +261,17 @@ class Client:
         status, answer = self._once(self.preferred, "/v3/auth/authenticate", body, ANSWER, None)
         if status == 200:
             return str(answer.get("token", ""))
-        said = _message(answer)
+        said = self._said(answer)
         if "authentication is not enabled" in said:  # as etcd's own client: then everybody may do everything
             self._user = None
             return ""
         if answer.get("code") in _UNAVAILABLE:
             raise OSError(said)
         raise EngineError(f"{self.public}: etcd refuses this user: {said.removeprefix('etcdserver: ')}")
+
+    def _said(self, answer: dict[str, Any]) -> str:
+        """The server's words; what it was told may be among them."""
+        return self._hide(str(answer.get("message") or answer.get("error") or answer))
 
     def ready(self) -> None:
         """See to it that `headers` say who we are."""
@@ -278,7 +283,7 @@ class Client:
 
     def _refused(self, path: str, answer: dict[str, Any]) -> None:
         """Raise what is final; return for what another attempt may get round."""
-        said, code = _message(answer), answer.get("code")
+        said, code = self._said(answer), answer.get("code")
         if any(words in said for words in _NO_TOKEN) and self._user is not None:
             self._token = ""  # it has run out: they last some minutes
             return
@@ -290,10 +295,6 @@ class Client:
         if "permission denied" in said or "user name is empty" in said:
             hint = "; the user of the URL needs permission to read and write below its prefix"
         raise EngineError(f"{self.public}: etcd refuses {path}: {said.removeprefix('etcdserver: ')}{hint}")
-
-
-def _message(answer: dict[str, Any]) -> str:
-    return str(answer.get("message") or answer.get("error") or answer)
 
 
 def _ended(connection: HTTPConnection) -> bool:

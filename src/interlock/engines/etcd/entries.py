@@ -17,6 +17,7 @@ import os
 from hashlib import blake2b
 
 from ... import _strangers
+from ..._address import command_line
 from ..._errors import ProtocolError
 from ..._model import Claim
 from ..._report import Party
@@ -124,7 +125,7 @@ def _find_out() -> dict[str, Any]:
 
     if not _own:
         fork.in_child(_own.clear)
-    command = " ".join([os.path.basename(sys.executable or "python"), *sys.argv])[:200]
+    command = command_line([os.path.basename(sys.executable or "python"), *sys.argv])[:200]
     _own.update(pid=os.getpid(), host=socket.gethostname(), command=command)
     return _own
 

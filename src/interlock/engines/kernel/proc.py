@@ -19,6 +19,7 @@ import time
 from dataclasses import dataclass
 from platform import machine
 
+from ..._address import command_line
 from ..._parties import printable, short
 from ..._report import Party
 
@@ -202,7 +203,7 @@ def command(line: list[str]) -> str:
     """A command line for messages: what `interlock run` runs instead of itself, cut, and nothing a terminal obeys."""
     if is_run(line):
         line = line[line.index("--") + 1 :]
-    return short(" ".join(line))
+    return short(command_line(line))
 
 
 def user(pid: int) -> str:

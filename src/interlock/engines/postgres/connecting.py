@@ -55,9 +55,7 @@ def _open(conninfo: bytes, settings: Settings) -> Any:
         pgconn.finish()
         raise
     pgconn.finish()
-    secret = settings.address.password
-    if secret and secret in reason:
-        reason = "the reason would show a password"
+    reason = settings.address.hide(reason)
     raise EngineError(f"{settings.where}: PostgreSQL cannot be reached: {reason}")
 
 

@@ -109,10 +109,8 @@ def conninfos(settings: Settings) -> list[bytes]:
 
 
 def _without(error: Exception, settings: Settings) -> str:
-    """The driver's words, unless they repeat the password."""
-    secret = settings.address.password
-    text = str(error).strip()
-    return "it names no reason that could be shown" if secret and secret in text else text
+    """The driver's words, which may repeat the password."""
+    return settings.address.hide(str(error).strip())
 
 
 def _verify_tls(common: dict[str, Any], settings: Settings) -> None:

@@ -92,7 +92,7 @@ def _driver(address: Address, timeout: float) -> dict[str, Any]:
     try:
         kwargs: dict[str, Any] = parse(url)
     except ValueError as error:
-        raise ValueError(f"{address.public}: {error}") from None
+        raise ValueError(f"{address.public}: {address.hide(str(error), user=True)}") from None
     kwargs.setdefault("connection_class", redis.Connection)
     kwargs.setdefault("protocol", 2)
     kwargs.setdefault("socket_timeout", timeout)

@@ -167,8 +167,12 @@ class Server:
         elif self._clustered:
             host, port = node or self._node_of(b"")  # type: ignore[misc]
             kwargs = {**kwargs, "host": host, "port": port}
-        connection = self._class(**kwargs)
-        connection.connect()
+        try:
+            connection = self._class(**kwargs)
+            connection.connect()
+        except (TypeError, ValueError) as error:  # a key without a certificate, say: nothing that time will mend
+            said = self.address.hide(str(error), user=True)
+            raise EngineError(f"{self.address.public}: no connection can be made as this URL says: {said}") from None
         return connection
 
     def _master(self) -> dict[str, Any]:
@@ -227,7 +231,8 @@ class Server:
                 self._lose(node)
                 node, asking = None, False
             except errors.RedisError as error:
-                raise EngineError(f"{self.address.public}: the server answers {error}") from None
+                said = self.address.hide(str(error), user=True)
+                raise EngineError(f"{self.address.public}: the server answers {said}") from None
 
     def call_all(self, calls: list[tuple[tuple[bytes, bytes], tuple[bytes, ...]]]) -> list[Any]:
         """The script's answers to calls that go over one connection together; what the server refused is an exception
@@ -328,14 +333,11 @@ class Server:
     def translated(self, error: Exception) -> EngineError:
         """What a listener met."""
         if isinstance(error, _REFUSED):
-            return EngineError(f"{self.address.public} refuses: {error}. {_RIGHTS}")
+            return EngineError(f"{self.address.public} refuses: {self.address.hide(str(error), user=True)}. {_RIGHTS}")
         return self._unreachable(error)
 
     def _unreachable(self, error: Exception) -> EngineError:
-        text = str(error) or type(error).__name__
-        for secret in (self.address.password, self.address.username):
-            if secret and len(secret) > 3:
-                text = text.replace(secret, "***")
+        text = self.address.hide(str(error), user=True) or type(error).__name__
         made = EngineError(f"{self.address.public} (redis) gives no answer: {text}")
         made.unreachable = True  # type: ignore[attr-defined]
         return made

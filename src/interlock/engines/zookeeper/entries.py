@@ -29,6 +29,7 @@ import re
 from hashlib import blake2b
 
 from ... import _strangers
+from ..._address import command_line
 from ..._errors import ProtocolError
 from ..._model import Claim
 from ..._report import Party
@@ -220,7 +221,7 @@ def _host() -> str:
 def _own_command() -> str:
     import sys
 
-    return " ".join([os.path.basename(sys.executable or "python"), *sys.argv])[:200]
+    return command_line([os.path.basename(sys.executable or "python"), *sys.argv])[:200]
 
 
 def party(data: bytes, mode: Mode, position: int | None, own: ZooKeeperClaim | None) -> Party:

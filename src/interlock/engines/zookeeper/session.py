@@ -251,8 +251,8 @@ class Session:
 
     def unreachable(self, cause: str) -> EngineError:
         return EngineError(
-            f"{self.server.public}: the zookeeper engine cannot lock there: {cause}. Check that the servers run and "
-            f"can be reached from here; one of them must answer within {PATIENCE:g} s"
+            f"{self.server.public}: the zookeeper engine cannot lock there: {self.server.address.hide(cause)}. Check "
+            f"that the servers run and can be reached from here; one of them must answer within {PATIENCE:g} s"
         )
 
     # ---- trust
