@@ -46,7 +46,10 @@ SHOWN_BY_ITS_OWN: dict[str, dict[str, list[str]]] = {
     "redis": {
         "restart": ["engines/test_redis.py::test_durable_servers_keep_holds_over_a_restart"],
         "failover": ["engines/test_redis.py::test_a_failover_that_lost_writes_gives_a_second_holder_a_greater_token"],
-        "token_back": ["engines/test_redis.py::test_tokens_follow_the_clock_and_rise_without_it"],
+        "token_back": [
+            "engines/test_redis.py::test_tokens_follow_the_clock_and_rise_without_it",
+            "engines/test_server_clock.py::test_redis_counts_by_its_clock",
+        ],
     },
     "postgresql": {
         "failover": [

@@ -82,6 +82,8 @@ class Server(ABC):
         self.directory = tempfile.mkdtemp(prefix=f"interlock-{self.name}-")
         self.log = os.path.join(self.directory, "log")
         self.process: subprocess.Popen[bytes] | None = None
+        self.environment: dict[str, str] = {}
+        """More of it than that of the tests."""
         if self.user and os.geteuid() == 0:
             shutil.chown(self.directory, self.user)
 
@@ -116,8 +118,8 @@ class Server(ABC):
             self.prepare()
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [*self.prefix, *self._wrapped(), *self.command()], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                cwd=self.directory,
+                [*self.prefix, *self._wrapped(), *self._environed(), *self.command()],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.directory,
             )  # fmt: skip
         limit = time.monotonic() + PATIENCE
         while not self.ready():
@@ -171,6 +173,10 @@ class Server(ABC):
         if threading.current_thread() is threading.main_thread():
             options += ["--pdeathsig", "KILL"]
         return [need("setpriv"), *options] if options else []
+
+    def _environed(self) -> list[str]:
+        """As the user that it runs as: what is preloaded leaves files behind that others may not open."""
+        return ["env", *(f"{key}={value}" for key, value in self.environment.items())] if self.environment else []
 
     def _end(self, how: signal.Signals) -> None:
         process, self.process = self.process, None

@@ -129,7 +129,9 @@ class Permits(Base):
             if slot is None:
                 # Those before us hold at most all but one, and who left took its slot along.
                 slot = next((slot for slot in range(claim.permits) if slot not in taken), None)
-                if slot is None:  # a slot whose entry was removed by somebody else, which goes with its lease
+                if slot is None:
+                    # One whose entry was removed by somebody else: it goes with its owner's release, or lease.
+                    self._wait_for(claim, queue, queue[:place])
                     return False
                 queue = self._take(claim, slot)
                 place = queue.place(claim)
@@ -143,6 +145,7 @@ class Permits(Base):
         return False
 
     def _take(self, claim: EtcdClaim, slot: int) -> Queue:
+        """Make the slot's key. A copy of the request that comes late, by another way, must not make a second one."""
         lease = claim.lease
         assert lease is not None
         key = _slot_key(claim, slot)
@@ -153,7 +156,13 @@ class Permits(Base):
         put = {"request_put": {"key": text(key), "value": text(claim.ident.encode()), "lease": str(lease.id)}}
         assert isinstance(claim, PermitClaim)
         claim.slot_key = key
-        body = {"compare": compare, "success": [put, *self._ranges(claim)], "failure": self._ranges(claim)}
+        slots = whole(claim.base + b"s/")
+        free = {**slots, "target": "CREATE", "result": "EQUAL", "create_revision": "0"}
+        not_mine = {**slots, "target": "VALUE", "result": "NOT_EQUAL", "value": text(claim.ident.encode())}
+        # Of no keys at all, etcd takes no comparison of values for true.
+        others = {"request_txn": {"compare": [not_mine], "success": [put]}}
+        put_first = {"request_txn": {"compare": [free], "success": [put], "failure": [others]}}
+        body = {"compare": compare, "success": [put_first, *self._ranges(claim)], "failure": self._ranges(claim)}
         return _queue_in(self.server.client.call("/v3/kv/txn", body))
 
     def _gone(self, claim: EtcdClaim) -> list[dict[str, Any]]:
