@@ -8,9 +8,11 @@ from pathlib import Path
 from interlock._fs import facts
 from interlock._target import resolve
 from interlock.engines.kernel import answers
+from interlock.testing.conformance.listed import LIST
 
 PAGE = Path(__file__).parent / "concepts" / "filesystems.md"
 ENGINES = PAGE.with_name("engines.md")
+LISTED = PAGE.with_name("engines-list.md")
 
 SERVERS = {
     "redis": "redis://127.0.0.1:1/0#x",
@@ -68,6 +70,96 @@ SHOWN_BY_ITS_OWN: dict[str, dict[str, list[str]]] = {
 }
 """And by which of its own."""
 
+MORE: dict[str, dict[str, list[str]]] = {
+    "redis": {
+        "failover that lost writes": [
+            "engines/test_redis.py::test_a_failover_that_lost_writes_gives_a_second_holder_a_greater_token"
+        ],
+        "scripts are flushed": ["engines/test_redis.py::test_a_flushed_script_is_sent_again"],
+        "Sentinel": ["engines/test_redis.py::test_sentinels_name_the_new_master"],
+        "cluster, a slot moves": ["engines/test_redis.py::test_a_cluster_and_a_slot_that_moves"],
+        "il_min_replicas": ["engines/test_redis.py::test_so_many_replicas_or_nothing"],
+        "Unix socket": ["engines/test_redis.py::test_unix_sockets"],
+        "TLS": ["engines/test_redis.py::test_tls_is_verified_unless_told_otherwise"],
+        "users and rights": ["engines/test_redis.py::test_users_without_rights_and_wrong_passwords"],
+        "a break that is repeated": ["engines/test_redis_break.py::test_a_break_that_is_repeated_ends_no_other_hold"],
+        "calls that come again late": ["engines/test_redis.py::test_an_acquire_that_comes_again_late_takes_nothing"],
+        "the server's clock": ["engines/test_server_clock.py::test_redis_counts_by_its_clock"],
+        "Valkey": ["conformance/test_redis_server.py::TestValkeyServer"],
+    },
+    "postgresql": {
+        "pooler refused": ["engines/test_postgres.py::test_a_pooler_is_refused"],
+        "transaction scope": ["engines/test_postgres.py::test_in_transaction_scope_a_pooler_will_do"],
+        "read-only standby refused": ["engines/test_postgres.py::test_a_standby_is_refused_and_the_primary_found"],
+        "deadlock found by the server": ["engines/test_postgres.py::test_a_deadlock_that_the_server_finds"],
+        "keepalive and `tcp_user_timeout`": ["engines/test_postgres.py::test_the_settings_of_a_session"],
+        "the caller's own connection": ["engines/test_postgres.py::test_on_excludes_and_is_excluded"],
+        "failover to a standby": [
+            "engines/test_postgres_failover.py::test_a_failover_is_told_to_holders_and_the_next_token_is_greater",
+            "engines/test_postgres_failover.py::test_the_bad_news_of_a_failover",
+        ],
+        "Ctrl-C at any point": ["engines/test_postgres_talking.py::test_an_interrupt_costs_nobody_the_connection"],
+        "the server's clock": ["engines/test_server_clock.py::test_nothing_is_lost_or_kept_by_the_servers_clock"],
+        "TLS": [],
+    },
+    "etcd": {
+        "leader of three killed": ["engines/test_etcd.py::test_the_leader_is_killed"],
+        "compaction during a wait": ["engines/test_etcd.py::test_compaction_while_somebody_waits"],
+        "lease revoked in the queue, and under a holder": [
+            "engines/test_etcd.py::test_a_lease_revoked_in_the_queue_costs_the_place_and_grants_nothing",
+            "engines/test_etcd.py::test_a_lease_revoked_under_a_holder_is_told_at_once",
+        ],
+        "guard for a transaction of one's own": [
+            "engines/test_etcd.py::test_a_guard_lets_a_transaction_through_only_while_held"
+        ],
+        "TLS": [
+            "engines/test_etcd.py::test_tls",
+            "engines/test_etcd.py::test_a_server_that_nobody_vouches_for_is_refused",
+        ],
+        "users": ["engines/test_etcd.py::test_a_user_and_a_password"],
+        "requests that come late": [
+            "engines/test_etcd.py::test_a_late_request_makes_no_entry_that_nobody_knows",
+            "engines/test_etcd_slots.py::test_a_late_copy_takes_no_second_slot",
+        ],
+        "a slot without its entry": [
+            "engines/test_etcd_slots.py::test_a_slot_whose_entry_was_removed_is_nobody_elses_before_its_release"
+        ],
+        "the server's clock": [],
+    },
+    "zookeeper": {
+        "leader of three killed, then the majority": [
+            "engines/test_zookeeper_ensemble.py::test_the_leader_is_killed_and_then_the_majority_is_gone"
+        ],
+        "session expires while queued, and under a holder": [
+            "engines/test_zookeeper.py::test_a_session_that_expires_while_queued",
+            "engines/test_zookeeper.py::test_a_session_that_expires_while_holding",
+        ],
+        "parent removed": [
+            "engines/test_zookeeper.py::test_a_parent_that_is_removed_while_held",
+            "engines/test_zookeeper.py::test_a_parent_that_is_removed_while_queued",
+        ],
+        "reconnect inside the session": [
+            "engines/test_zookeeper.py::test_a_connection_that_comes_back_keeps_all",
+            "engines/test_zookeeper.py::test_a_waiter_survives_a_connection_that_comes_back",
+        ],
+        "TLS": [
+            "engines/test_zookeeper_ensemble.py::test_tls",
+            "engines/test_zookeeper_ensemble.py::test_a_server_that_nobody_vouches_for_is_refused",
+        ],
+        "users": ["engines/test_zookeeper.py::test_credentials"],
+        "the server's clock": ["engines/test_server_clock.py::test_nothing_is_lost_or_kept_by_the_servers_clock"],
+    },
+}
+"""What only one engine can be put to. Without a test it says so."""
+
+CLASSES = {
+    "redis": "conformance/test_redis_server.py::TestServer",
+    "postgresql": "conformance/test_postgres_server.py::TestServer",
+    "etcd": "conformance/test_etcd.py::TestServer",
+    "zookeeper": "conformance/test_zookeeper.py::TestServer",
+}
+"""Where each engine runs the suite for servers; those of its other suites are beside it."""
+
 
 def _link(source: str) -> str:
     if not source.startswith("http"):
@@ -123,9 +215,33 @@ def shown() -> str:
     return "\n".join(rows)
 
 
+def listed() -> str:
+    """Each item of the list, with the tests that all engines pass."""
+    rows = ["| | promise | tests |", "|---|---|---|"]
+    for number, item in LIST.items():
+        rows.append(f"| {number} | {item.promise} | " + ", ".join(f"`{test}`" for test in item.tests) + " |")
+    return "\n".join(rows)
+
+
+def more() -> str:
+    """What is asked of one engine alone."""
+    rows = ["| engine | what happens to it | tests |", "|---|---|---|"]
+    for engine, items in MORE.items():
+        for what, tests in items.items():
+            rows.append(f"| {engine} | {what} | " + (", ".join(f"`{test}`" for test in tests) or "no test here") + " |")
+    return "\n".join(rows)
+
+
+def where() -> str:
+    """Which class runs the list for each engine."""
+    rows = ["| engine | class |", "|---|---|", *(f"| {engine} | `{path}` |" for engine, path in CLASSES.items())]
+    return "\n".join(rows)
+
+
 def page(text: str) -> str:
     """A page, with its tables as the code has them now."""
     tables = {"filesystems": filesystems, "errors": errors, "promises": promises, "shown": shown}
+    tables |= {"listed": listed, "more": more, "where": where}
     for name, make in tables.items():
         if f"<!-- {name}: begin -->" not in text:
             continue
@@ -137,5 +253,5 @@ def page(text: str) -> str:
 
 
 if __name__ == "__main__":
-    for path in (PAGE, ENGINES):
+    for path in (PAGE, ENGINES, LISTED):
         path.write_text(page(path.read_text(encoding="utf-8")), encoding="utf-8")

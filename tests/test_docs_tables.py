@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from interlock.testing import conformance
 from interlock.testing.conformance import ServerSuite
+from interlock.testing.conformance.listed import LIST
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -49,6 +52,45 @@ def test_every_test_that_the_page_of_engines_names_exists() -> None:
             for name in tests:
                 path, _, function = name.partition("::")
                 assert f"def {function}(" in (Path(__file__).parent / path).read_text(encoding="utf-8"), name
+
+
+def test_the_list_that_engines_are_put_to_is_whole() -> None:
+    found = tables()
+    text = found.LISTED.read_text(encoding="utf-8")
+    assert found.page(text) == text, "run: python docs/tables.py"
+    assert list(LIST) == list(range(1, 29))
+    for item in LIST.values():
+        assert item.tests
+        for name in item.tests:
+            if "::" in name:
+                exists(name)
+                continue
+            suite, _, test = name.partition(".")
+            assert callable(getattr(getattr(conformance, suite), test)), name
+    numbered = {name for name in dir(ServerSuite) if name.startswith("test_")}
+    named = {test.partition(".")[2] for item in LIST.values() for test in item.tests}
+    assert numbered <= named, f"not in the list: {sorted(numbered - named)}"
+
+
+def test_each_engine_is_put_to_the_list() -> None:
+    found = tables()
+    assert set(found.CLASSES) == set(found.MORE) == set(found.SERVERS)
+    for engine, path in found.CLASSES.items():
+        module, _, name = path.partition("::")
+        its = getattr(importlib.import_module("tests." + module.removesuffix(".py").replace("/", ".")), name)
+        assert issubclass(its, ServerSuite)
+        assert its.engine == engine
+    for items in found.MORE.values():
+        for tests in items.values():
+            for name in tests:
+                exists(name)
+
+
+def exists(name: str) -> None:
+    path, _, function = name.partition("::")
+    kind = "class" if function.startswith("Test") else "def"
+    text = (Path(__file__).parent / path).read_text(encoding="utf-8")
+    assert re.search(rf"^ *{kind} {function}\(", text, re.MULTILINE), name
 
 
 def test_every_test_that_the_track_record_and_how_we_know_name_exists() -> None:
