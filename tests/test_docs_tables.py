@@ -96,7 +96,7 @@ def exists(name: str) -> None:
 def test_every_test_that_the_track_record_and_how_we_know_name_exists() -> None:
     root = DOCS.parent
     replayed = 0
-    for page in ("track-record.md", "how-we-know.md"):
+    for page in ("track-record.md", "how-we-know.md", "concepts/security.md"):
         for command in re.findall(r"`pytest ([^`]*)`", (DOCS / page).read_text(encoding="utf-8")):
             for word in command.split(" -")[0].split():
                 path, _, function = word.partition("::")

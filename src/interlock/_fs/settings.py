@@ -43,8 +43,26 @@ class Setting:
 
 
 def trusted() -> bool:
-    """May the environment say how to lock? Not in a set-user-ID program, whose caller wrote it."""
-    return sys.platform == "win32" or (os.getuid(), os.getgid()) == (os.geteuid(), os.getegid())
+    """May the environment say how to lock? Not in a program that has more rights than its caller, who wrote it: a
+    set-user-ID one, or one whose file has capabilities."""
+    if sys.platform == "win32":
+        return True
+    return (os.getuid(), os.getgid()) == (os.geteuid(), os.getegid()) and not _secure()
+
+
+_AT_SECURE = 23
+
+
+def _secure() -> bool:
+    """Does the kernel say so (getauxval(3), AT_SECURE)?"""
+    if sys.platform != "linux":
+        return False
+    import ctypes
+
+    try:
+        return bool(ctypes.CDLL(None).getauxval(_AT_SECURE))
+    except (OSError, AttributeError):  # a C library without it
+        return False
 
 
 def files() -> list[str]:
