@@ -100,7 +100,10 @@ MORE: dict[str, dict[str, list[str]]] = {
         ],
         "Ctrl-C at any point": ["engines/test_postgres_talking.py::test_an_interrupt_costs_nobody_the_connection"],
         "the server's clock": ["engines/test_server_clock.py::test_nothing_is_lost_or_kept_by_the_servers_clock"],
-        "TLS": [],
+        "TLS": [
+            "engines/test_postgres_tls.py::test_verified",
+            "engines/test_postgres_tls.py::test_what_nobody_vouches_for_is_refused",
+        ],
     },
     "etcd": {
         "leader of three killed": ["engines/test_etcd.py::test_the_leader_is_killed"],
