@@ -39,6 +39,7 @@ FOUND = [
     ("nodes on ZooKeeper", b"slot-x"),
     ("answers of etcd", b'{"kvs": [{}]}'),  # KeyError
     ("answers of etcd", b"[" * 100_000),
+    ("answers of etcd", b'{"kvs": [{"key": "L2k=", "create_revision": 1e400}]}'),
     ("etcd's stream of changes", b"-5\r\n{}\r\n"),  # a chunk of less than nothing
     ("etcd's stream of changes", b"3\r\n[]\n\r\n"),
     ("sessions of PostgreSQL", b"interlock \xc2\xb2 h x\n\n"),  # a digit that is no number
@@ -48,6 +49,7 @@ FOUND = [
     ("recorded events", b'{"pid": "x"}\n'),
     ("recorded events", b'{"pid": 1}\n{"k": "acquired"}\n'),
     ("recorded events", b"[" * 100_000),
+    ("recorded events", b'{"pid": 1}\n{"k": "released", "at": 9, "key": "a", "r": "a", "e": "k", "t": ["x"]}\n'),
     ("letters of a probing peer", b"41d912ff[]"),
 ]
 

@@ -188,16 +188,16 @@ class Builder:
         self._add(
             Span(
                 kind=kind,
-                lock=self._lock(event["key"], event["r"], event["e"]),
+                lock=self._lock(str(event["key"]), str(event["r"]), str(event["e"])),
                 process=process,
-                thread=event.get("t", ""),
+                thread=str(event.get("t", "")),
                 start=float(event["at"]) - self._zero,
                 end=end - self._zero,
-                mode=event.get("m", "write"),
+                mode=str(event.get("m", "write")),
                 until=until,
-                task=event.get("task", ""),
+                task=str(event.get("task", "")),
                 tid=int(event.get("tid", 0)),
-                note=event.get("note") or ("" if event.get("slot") is None else f"slot {event['slot']}"),
+                note=str(event.get("note", "")) or ("" if event.get("slot") is None else f"slot {event['slot']}"),
                 number=int(event.get("n", 0)),
             )
         )

@@ -74,8 +74,12 @@ def understood(answer: bytes) -> dict[str, Any]:
 
 
 def number(answer: dict[str, Any], key: str) -> int:
-    """An integer of the gateway: a string, and left out where it is 0."""
-    return int(answer.get(key, 0))
+    """An integer of the gateway: a string, and left out where it is 0. Raises `ValueError` or `TypeError` where it is
+    none."""
+    try:
+        return int(answer.get(key, 0))
+    except OverflowError:  # a float, beyond all numbers
+        raise ValueError(f"{key} is no number") from None
 
 
 class _InOnePiece(HTTPConnection):
