@@ -117,14 +117,15 @@ def prepare_fence(session: Session) -> None:
     thing = "interlock.fence" if settings.fence == "sequence" else "interlock.tokens"
     for _ in range(5):
         row = session.ask(keys.SETUP_LOOK, thing)
-        if row.get_value(0, 0) == b"t":
-            said = row.get_value(0, 1).decode()
+        there, said = row.get_value(0, 0) == b"t", row.get_value(0, 1).decode()
+        if there or said:  # what is missing is not made in a schema that is another version's
             if said != f"interlock format {keys.FORMAT}":
                 raise ProtocolError(
                     f"{settings.where}: the schema interlock is of another version (its comment is {said!r}, not "
                     f"'interlock format {keys.FORMAT}'): all who lock in this database must use the same"
                 )
-            return
+            if there:
+                return
         try:
             session.script("; ".join(statements))
         except ServerError as error:
