@@ -24,6 +24,25 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else "?" for char in text)
 
 
+def named(error: OSError, path: str) -> None:
+    """Errors of calls on a descriptor do not say which file it was."""
+    if error.errno is not None and error.filename is None:
+        error.filename = path
+
+
+class naming:  # noqa: N801 - a verb
+    """`with naming(path)`: errors that come out name the path, if they name nothing."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
+        if isinstance(error, OSError):
+            named(error, self._path)
+
+
 class LockError(Exception):
     """Base of all errors of this package."""
 

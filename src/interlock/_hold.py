@@ -7,7 +7,7 @@ from time import monotonic
 
 from ._core.arbiter import alive, granted, turn_of, turns, wake_first
 from ._core.lost import tell
-from ._errors import LostError, NotHeldError
+from ._errors import LostError, NotHeldError, named
 from ._io import running
 
 TYPE_CHECKING = False
@@ -139,7 +139,11 @@ class _BaseHold:
         claim = self._require_held()
         if claim.told:
             raise LostError(f"{self.resource} is lost: {claim.told}")
-        reason = claim.line.engine.lost(claim)
+        try:
+            reason = claim.line.engine.lost(claim)
+        except OSError as error:
+            named(error, claim.line.key)
+            raise
         if reason and claim.depth:
             tell(claim, reason)
             raise LostError(f"{self.resource} is lost: {reason}")

@@ -29,6 +29,7 @@ from collections import deque
 from weakref import KeyedRef
 from weakref import _remove_dead_weakref as remove_dead  # type: ignore[attr-defined]
 
+from .._errors import named
 from .._identity import me
 
 TYPE_CHECKING = False
@@ -256,7 +257,11 @@ class Place:
         line = claim.line
         if turns.get(line) is not claim and not self._take_turn():
             return False
-        return await line.engine.try_acquire(io, claim, deadline)
+        try:
+            return await line.engine.try_acquire(io, claim, deadline)
+        except OSError as error:
+            named(error, line.key)
+            raise
 
     async def wait(self, io: IO, until: float) -> None:
         claim = self.claim
@@ -264,7 +269,11 @@ class Place:
         if told is not None:
             told.waiting(claim)
         if turns.get(claim.line) is claim:
-            await claim.line.engine.wait(io, claim, until)
+            try:
+                await claim.line.engine.wait(io, claim, until)
+            except OSError as error:
+                named(error, claim.line.key)
+                raise
         else:
             # Whoever should wake this place may be in an event loop that was stopped, or closed over its tasks: so
             # it looks for itself now and then, and then takes a free turn whatever its rank.

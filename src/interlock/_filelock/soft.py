@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from .._core.arbiter import line_for
-from .._errors import LockError
+from .._errors import LockError, named
 from .._io.blocking import io as thread_io
 from ..engines import marker
 from ..engines.marker import MarkerClaim, Terms, identity, records
@@ -120,7 +120,11 @@ class SoftFileLock(BaseFileLock):
             return
         if claim.looks and claim.instance is None:
             until = min(until, io.now() + poll_interval)
-        await marker.engine().wait(io, claim, until)
+        try:
+            await marker.engine().wait(io, claim, until)
+        except OSError as error:
+            named(error, self._lock_path)
+            raise
 
     def _stop_waiting(self, context: FileLockContext) -> None:
         claim = context.claim
@@ -148,6 +152,7 @@ class SoftFileLock(BaseFileLock):
                 context.lock_file_fd = None
                 context.claim = None
         if error is not None and self._settings.close_error_policy != "suppress":
+            named(error, self._lock_path)
             raise error
 
     # ---- what the marker says

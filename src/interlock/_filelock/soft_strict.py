@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Literal, NoReturn
 
+from .._errors import named
 from ..engines.marker.claims import ClaimsError, StrictClaims
 from . import options
 from .api import BaseFileLock
@@ -62,6 +63,9 @@ class StrictSoftFileLock(BaseFileLock):
                 context.lock_file_fd = mine.fd
         except ClaimsError as error:
             self._refuse(error)
+        except OSError as error:
+            named(error, path)
+            raise
 
     def _release(self) -> None:
         context = self._context
@@ -71,7 +75,8 @@ class StrictSoftFileLock(BaseFileLock):
                 mine.withdraw()
             elif context.lock_file_fd is not None:
                 os.close(context.lock_file_fd)
-        except OSError:
+        except OSError as error:
+            named(error, self._lock_path)
             if mine is None or not mine.published:
                 context.lock_file_fd = None
                 if self._settings.close_error_policy == "suppress":

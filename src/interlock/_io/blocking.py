@@ -127,7 +127,7 @@ class _Wake:
     def clear(self) -> None:
         try:
             os.read(self.fds[0], 4096)
-        except BlockingIOError:
+        except OSError:  # nothing to be read, as a rule
             pass
 
     def moved(self) -> _Wake:

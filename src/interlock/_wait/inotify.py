@@ -80,7 +80,7 @@ class Instance:
                 wds.extend(map(self._add, self._fds, (path,), (what | _IN_MASK_ADD,)))
                 if wds[0] < 0:
                     number = self._errno()
-                    raise OSError(number, os.strerror(number), "inotify_add_watch")
+                    raise OSError(number, f"{os.strerror(number)} (inotify_add_watch)")
                 if wds[0] in self._idle:  # forget what it was watched for before
                     self._add(self._fds[0], path, what)
                     self._idle.discard(wds[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from .._errors import naming
 from .staging import fsync_directory, make_directory, ops, resolved, stage_alone
 
 TYPE_CHECKING = False
@@ -37,18 +38,20 @@ def publish(path: str | os.PathLike[str], data: bytes | str | Callable[[BinaryIO
     if not os.path.lexists(target):
         staged = stage_alone(target)
         try:
-            _fill(staged, data)
-            ops.fsync(staged.fd)
-            won = staged.place(target)
+            _fill(staged, data, target)
+            with naming(target):
+                ops.fsync(staged.fd)
+                won = staged.place(target)
         finally:
             staged.discard()
     fsync_directory(directory)
     return won
 
 
-def _fill(staged: Staged, data: bytes | Callable[[BinaryIO], object]) -> None:
+def _fill(staged: Staged, data: bytes | Callable[[BinaryIO], object], target: str) -> None:
     if not callable(data):
-        staged.write(data)
+        with naming(target):
+            staged.write(data)
         return
     with open(staged.fd, "wb", closefd=False) as file:
         data(file)

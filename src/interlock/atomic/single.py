@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from .. import Lock, LockError, LostError
+from .._errors import naming
 from .staging import READ, Staged, fsync_directory, make_directory, ops, remove, resolved, stage, sweep, temporary
 
 TYPE_CHECKING = False
@@ -76,9 +77,11 @@ def once(
         staged = temporary(target, "new")
         try:
             build(Path(staged))
-            _sync(staged)
+            with naming(target):
+                _sync(staged)
             hold.assert_held()
-            won = _place(staged, target)
+            with naming(target):
+                won = _place(staged, target)
         except Exception as error:
             remove(staged)
             if hold.lost:
@@ -125,8 +128,11 @@ def _forget(note: str) -> None:
 
 def _sync(staged: str) -> None:
     """Make what was built durable."""
-    if not os.path.lexists(staged):
-        raise FileNotFoundError(errno.ENOENT, "the builder has made nothing at the path that it was given", staged)
+    try:
+        ops.lstat(staged)
+    except FileNotFoundError as error:
+        what = "the builder has made nothing at the path that it was given"
+        raise FileNotFoundError(errno.ENOENT, what, staged) from error
     paths = [staged]
     for directory, names, files in os.walk(staged):
         paths += [os.path.join(directory, name) for name in (*names, *files)]

@@ -29,6 +29,7 @@ import stat
 import sys
 
 from .. import UnsupportedError
+from .._errors import naming
 from ..paths import real
 
 CLOEXEC = getattr(os, "O_CLOEXEC", 0)
@@ -324,13 +325,14 @@ def fsync_directory(directory: str) -> None:
     if sys.platform == "win32":
         return
     fd = ops.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        ops.fsync(fd)
-    except OSError as error:
-        if error.errno not in _NO_DIRECTORY_SYNC:
-            raise
-    finally:
-        ops.close(fd)
+    with naming(directory):
+        try:
+            ops.fsync(fd)
+        except OSError as error:
+            if error.errno not in _NO_DIRECTORY_SYNC:
+                raise
+        finally:
+            ops.close(fd)
 
 
 def make_directory(directory: str) -> None:

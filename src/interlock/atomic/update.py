@@ -9,6 +9,7 @@ import sys
 from time import monotonic, sleep
 
 from .. import Lock, LostError, UnsafePathError
+from .._errors import naming
 from .staging import READ, fsync_directory, make_directory, ops, resolved, stage, sweep
 
 TYPE_CHECKING = False
@@ -116,20 +117,23 @@ def change(
     try:
         before_read()
         sweep(target, keep=staged.name)  # between stage and read: see `staging`
-        old = _Old.read(target, most)
+        with naming(target):
+            old = _Old.read(target, most)
         new = _content(fn(None if old is None else old.data))
         if old is not None and new == old.data:
             return new
         if existed != (old is not None):
             raise Again
-        staged.write(new)
-        if old is not None:
-            old.hand_down(staged, owner, target)
-        ops.fsync(staged.fd)
+        with naming(target):
+            staged.write(new)
+            if old is not None:
+                old.hand_down(staged, owner, target)
+            ops.fsync(staged.fd)
         before_rename()
         try:
             hold.assert_held()
-            staged.replace(target)
+            with naming(target):
+                staged.replace(target)
         except (LostError, FileNotFoundError):
             raise Again from None
     finally:
@@ -148,7 +152,8 @@ def _content(new: bytes | str) -> bytes:
 
 def content_of(path: str, most: int) -> bytes | None:
     """What is in a regular file, at most one byte more than `most`; None: it is not there."""
-    old = _Old.read(path, most)
+    with naming(path):
+        old = _Old.read(path, most)
     return None if old is None else old.data
 
 

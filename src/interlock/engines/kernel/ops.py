@@ -80,8 +80,8 @@ class Ops:
         try:
             shown: int = self.flags(fd, fcntl.F_GETFL)
             return not _signature() & ~shown
-        except OSError:
-            return False
+        except OSError as error:  # any other says that it is open; and to disown it would leave it locked for good
+            return error.errno != errno.EBADF
 
     getpid: Callable[[], int] = staticmethod(os.getpid)
 

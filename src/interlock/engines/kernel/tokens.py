@@ -33,9 +33,10 @@ import stat
 import sys
 import time
 import zlib
+from functools import partial
 
 from ..._core.lost import tell
-from ..._errors import LostError, NotHeldError, ProtocolError, Timeout, UnsafePathError, UnsupportedError
+from ..._errors import LostError, NotHeldError, ProtocolError, Timeout, UnsafePathError, UnsupportedError, named
 
 assert sys.platform != "win32"
 
@@ -82,14 +83,17 @@ def assign(claim: KernelClaim) -> int:
                 raise LostError(f"{line.resource} is lost: {reason}")
             claim.token = _next(file.fd, path, claim)
         return claim.token
+    except OSError as error:
+        named(error, path)
+        raise
     finally:
         fd, file.fd = file.fd, None
         if fd is not None:
-            try:
-                ops.flock(fd, UNLOCK)  # a copy in a child must not keep it
-                ops.close(fd)
-            except OSError:
-                pass
+            for end in (partial(ops.flock, fd, UNLOCK), partial(ops.close, fd)):  # a copy in a child must not keep it
+                try:
+                    end()
+                except OSError:
+                    pass
 
 
 def _lock(ops: Ops, file: _File, path: str) -> None:

@@ -48,7 +48,7 @@ from time import monotonic
 from weakref import WeakKeyDictionary
 
 from ..._core import fork
-from ..._errors import ProtocolError, UnsafePathError
+from ..._errors import ProtocolError, UnsafePathError, named
 from ..._model import Traits
 from ..._wait.mounts import fstype
 from . import identity, records, takeover
@@ -121,8 +121,10 @@ class MarkerEngine:
                     return True
                 if claim.fd is not None:
                     return True
-        except BaseException:
+        except BaseException as error:
             self.drop(claim)
+            if isinstance(error, OSError):
+                named(error, path)
             raise
         self._live.discard(claim)
         return False
@@ -252,7 +254,11 @@ class MarkerEngine:
         if sys.platform == "win32":  # an open file cannot be removed there: say that it is free, remove it after
             ops.rewrite(fd, records.RELEASED)
             return
-        mine = ops.fstat(fd)
+        try:
+            mine = ops.fstat(fd)
+        except OSError:  # what cannot be compared is not removed; who finds it reads that it is free
+            ops.rewrite(fd, records.RELEASED)
+            return
         try:
             if same(ops.lstat(path), mine):
                 ops.unlink(path)

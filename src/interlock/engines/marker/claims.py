@@ -118,8 +118,9 @@ class StrictClaims:
         while self.published:
             try:
                 os.unlink(self.published[0])
-            except FileNotFoundError:
-                pass
+            except OSError:
+                if os.path.lexists(self.published[0]):  # else it is done, and the answer was lost
+                    raise
             del self.published[0]
         fd, self.fd = self.fd, None
         if fd is not None:
@@ -262,8 +263,9 @@ class StrictClaims:
         directory, name = os.path.split(public)
         private = os.path.join(directory, f".{name}.private-v1-{secrets.token_hex(16)}.tmp")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-        fd = os.open(private, flags, self.mode)
+        fd = -1
         try:
+            fd = os.open(private, flags, self.mode)
             if os.write(fd, data) != len(data):
                 raise OSError(errno.EIO, "a claim was written in part only", private)
             try:
@@ -272,11 +274,18 @@ class StrictClaims:
                 return False
             return True
         finally:
-            os.close(fd)
             try:
-                os.unlink(private)
-            except FileNotFoundError:
-                pass
+                if fd >= 0:
+                    os.close(fd)
+            finally:
+                for _ in range(2):  # beside the lock file nobody would collect it
+                    try:
+                        os.unlink(private)
+                        break
+                    except FileNotFoundError:
+                        break
+                    except OSError:
+                        pass
 
     def _link(self, source: str, target: str, mine: os.stat_result | None = None) -> None:
         try:

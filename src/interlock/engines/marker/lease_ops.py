@@ -146,8 +146,8 @@ class LeaseOps:
             return True
         try:
             status = os.fstat(claim.fd)
-        except OSError:
-            return False
+        except OSError as error:  # any other says that it is open
+            return error.errno != errno.EBADF
         return (status.st_dev, status.st_ino) == claim.made
 
     def link(self, source: str, target: str) -> bool:
@@ -167,11 +167,11 @@ class LeaseOps:
         private = f"{directory}.{nonce}"
         os.makedirs(os.path.dirname(directory), exist_ok=True)
         try:
-            os.mkdir(private)
-        except OSError as error:
-            if error.errno not in _UNANSWERED or not os.path.isdir(private):
-                raise
-        try:
+            try:
+                os.mkdir(private)
+            except OSError as error:
+                if error.errno not in _UNANSWERED or not os.path.isdir(private):
+                    raise
             try:
                 fd = os.open(os.path.join(private, name), CREATE, 0o644)
             except OSError as error:

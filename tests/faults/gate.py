@@ -1,0 +1,182 @@
+"""A gate that each system call of the library passes, whatever table it is in: to list the calls, and to let them fail.
+
+The functions of `os`, `fcntl` and `ctypes` are replaced *before* interlock is imported, so that whatever binds one of
+them binds the gate's. Only calls under a frame of the library are seen. A *site* is such a frame's function and line,
+and the name of the call; so the list of sites is what has been executed, and nobody's memory. What the gate cannot see
+is told by strace: see `matrix.escaped`.
+"""
+
+from __future__ import annotations
+
+import builtins
+import ctypes
+import fcntl
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+CALLS = (
+    "open", "close", "read", "write", "pread", "pwrite", "lseek", "fstat", "stat", "lstat", "utime", "mkdir", "rmdir",
+    "unlink", "link", "symlink", "rename", "replace", "listdir", "scandir", "readlink", "fsync", "fdatasync",
+    "ftruncate", "fchmod", "chmod", "fchown", "eventfd", "pipe", "kill", "getxattr", "setxattr", "listxattr", "sync",
+    "access", "dup", "fstatvfs", "statvfs",
+)  # fmt: skip
+C_CALLS = ("inotify_init1", "inotify_add_watch", "inotify_rm_watch", "renameat2")
+_MAKES_FD = {"open", "eventfd", "dup"}
+_NAMES_NO_FILE = {"eventfd", "pipe", "sync", "kill"}
+
+real_open, real_close = os.open, os.close
+
+
+class Site(NamedTuple):
+    call: str
+    where: str
+    line: int
+
+
+class Fault(NamedTuple):
+    site: Site
+    number: int
+    done: bool  # the call is made, and then said to have failed
+    nth: int
+
+
+class Gate:
+    """What the wrappers ask. One per process."""
+
+    def __init__(self) -> None:
+        self.library = ""
+        self.on = False
+        self.thread = threading.get_ident()
+        self.trace: list[Site] = []
+        self.counts: dict[Site, int] = {}
+        self.fault: Fault | None = None
+        self.hit = False
+        self.number = 0  # what an injected C function left in errno
+
+    def record(self) -> None:
+        self.trace, self.counts, self.fault, self.hit, self.on = [], {}, None, False, True
+
+    def inject(self, fault: Fault) -> None:
+        self.record()
+        self.fault = fault
+
+    def heal(self) -> None:
+        self.on = False
+
+    def passing(self, call: str, frame: FrameType | None) -> Fault | None:
+        """The fault that is due at this call, if one is."""
+        if not self.on or threading.get_ident() != self.thread:
+            return None
+        while frame is not None and not frame.f_code.co_filename.startswith(self.library):
+            frame = frame.f_back
+        if frame is None:
+            return None
+        code = frame.f_code
+        site = Site(call, f"{code.co_filename[len(self.library) :]}:{code.co_qualname}", frame.f_lineno)
+        self.trace.append(site)
+        self.counts[site] = nth = self.counts.get(site, 0) + 1
+        fault = self.fault
+        if fault is None or self.hit or fault.nth != nth or fault.site != site:
+            return None
+        self.hit = True
+        return fault
+
+
+gate = Gate()
+
+
+class Wrapped:
+    """What stands for a function. It is none of Python's own: as a class's attribute it must not become a method."""
+
+    def __init__(self, name: str, real: Callable[..., Any]) -> None:
+        self.__name__ = self._name = name
+        self.real = real
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        fault = gate.passing(self._name, sys._getframe(1)) if gate.on else None
+        if fault is None:
+            return self.real(*args, **options)
+        on = gate.on
+        gate.on = False
+        try:
+            if fault.done or self._name == "close":  # whatever close(2) says, the descriptor is gone
+                self._undo(self.real(*args, **options), args)
+        finally:
+            gate.on = on
+        path = args[0] if args and isinstance(args[0], str | bytes | os.PathLike) else None
+        if self._name in ("link", "rename", "replace"):
+            raise OSError(fault.number, os.strerror(fault.number), path, None, args[1])
+        raise OSError(fault.number, os.strerror(fault.number), path)
+
+    def _undo(self, result: Any, args: tuple[Any, ...]) -> None:
+        """A call that failed has given nothing to its caller, whatever it did to the world."""
+        if self._name in _MAKES_FD or (self._name == "fcntl" and args[1] == fcntl.F_DUPFD_CLOEXEC):
+            real_close(result)
+        elif self._name == "pipe":
+            for fd in result:
+                real_close(fd)
+        elif self._name in ("scandir", "open()"):
+            result.close()
+
+
+class WrappedC:
+    """A function of the C library, which says by its result and errno that it failed."""
+
+    _name: str
+    _real: Any
+
+    def __init__(self, name: str, real: Any) -> None:
+        object.__setattr__(self, "_name", name)
+        object.__setattr__(self, "_real", real)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._real, name, value)
+
+    def __call__(self, *args: Any) -> Any:
+        fault = gate.passing(self._name, sys._getframe(1)) if gate.on else None
+        if fault is None:
+            gate.number = 0
+            return self._real(*args)
+        if fault.done:
+            result = self._real(*args)
+            if self._name == "inotify_init1":
+                real_close(result)
+        gate.number = fault.number
+        return -1
+
+
+class Library:
+    """The C library, with the wrapped functions."""
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self._real, name)
+        if name in C_CALLS:
+            function = WrappedC(name, function)
+            setattr(self, name, function)
+        return function
+
+
+def install() -> None:
+    """Before the first import of the library."""
+    assert not [name for name in sys.modules if name.partition(".")[0] == "interlock"], "interlock is imported already"
+    for name in CALLS:
+        if hasattr(os, name):
+            setattr(os, name, Wrapped(name, getattr(os, name)))
+    for name in ("flock", "fcntl", "lockf", "ioctl"):
+        setattr(fcntl, name, Wrapped(name, getattr(fcntl, name)))
+    builtins.open = Wrapped("open()", builtins.open)
+    load, last = ctypes.CDLL, ctypes.get_errno
+    ctypes.CDLL = lambda *args, **options: Library(load(*args, **options))  # type: ignore[assignment,misc]
+    ctypes.get_errno = lambda: gate.number or last()
+    import interlock
+
+    gate.library = os.path.dirname(os.path.abspath(interlock.__file__)) + os.sep

@@ -1,0 +1,60 @@
+"""A slice of the errno matrix, and its negative controls. The whole: `python -m tests.faults.matrix`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from .files import VERBS
+from .subjects import SUBJECTS
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+EVERY = 61
+"""A prime, so that no errno and no moment is always left out."""
+
+
+def matrix(*words: str) -> dict[str, Any]:
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.faults.matrix", "--json", *words],
+        cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    found: dict[str, Any] = json.loads(ran.stdout)
+    return found
+
+
+def test_every_call_may_fail() -> None:
+    found = matrix("--every", str(EVERY))
+    assert found["failures"] == []
+    rows = {row["subject"]: row for row in found["rows"]}
+    assert set(rows) == {*SUBJECTS, *VERBS}
+    for row in rows.values():
+        assert row["sites"] >= 10, row
+        assert row["cases"] >= 10, row
+
+
+@pytest.mark.parametrize(
+    ("subject", "call"),
+    [
+        ("flock", "fcntl"),  # F_GETFL failed, and the lock was kept for good
+        ("tokens", "flock"),  # LOCK_UN of the token file failed, and its descriptor leaked
+        ("marker", "fstat"),  # a release that could not compare left the marker
+        ("marker strict", "unlink"),  # a claim was gone, the answer was lost, and the lock said that it was held
+        ("lease", "fstat"),  # a descriptor leaked
+    ],
+)
+def test_what_it_has_found(subject: str, call: str) -> None:
+    found = matrix("--every", "3", "--only", call, subject)
+    assert found["failures"] == []
+    assert found["rows"][0]["cases"] > 30
+
+
+@pytest.mark.parametrize(("plant", "problem"), [("grant", "1: granted, and another"), ("leak", "2: descriptors leak")])
+def test_a_planted_bug_is_found(plant: str, problem: str) -> None:
+    found = matrix("--plant-" + plant, "--only", "flock", "flock")
+    assert any(problem in failure for failure in found["failures"])
