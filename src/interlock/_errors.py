@@ -30,19 +30,6 @@ def named(error: OSError, path: str) -> None:
         error.filename = path
 
 
-class naming:  # noqa: N801 - a verb
-    """`with naming(path)`: errors that come out name the path, if they name nothing."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
-        if isinstance(error, OSError):
-            named(error, self._path)
-
-
 class LockError(Exception):
     """Base of all errors of this package."""
 

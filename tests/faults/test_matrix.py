@@ -18,10 +18,11 @@ EVERY = 61
 """A prime, so that no errno and no moment is always left out."""
 
 
-def matrix(*words: str) -> dict[str, Any]:
+def matrix(*words: str, patience: float = 20) -> dict[str, Any]:
     ran = subprocess.run(
         [sys.executable, "-m", "tests.faults.matrix", "--json", *words],
-        cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,
+        cwd=ROOT, env={**os.environ, "MATRIX_PATIENCE": str(patience)}, capture_output=True, text=True, timeout=600,
+        check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     found: dict[str, Any] = json.loads(ran.stdout)
@@ -56,5 +57,5 @@ def test_what_it_has_found(subject: str, call: str) -> None:
 
 @pytest.mark.parametrize(("plant", "problem"), [("grant", "1: granted, and another"), ("leak", "2: descriptors leak")])
 def test_a_planted_bug_is_found(plant: str, problem: str) -> None:
-    found = matrix("--plant-" + plant, "--only", "flock", "flock")
+    found = matrix("--plant-" + plant, "--every", "3", "--only", "flock", "flock", patience=0.1)
     assert any(problem in failure for failure in found["failures"])

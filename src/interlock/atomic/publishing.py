@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 
-from .._errors import naming
-from .staging import fsync_directory, make_directory, ops, resolved, stage_alone
+from .staging import fsync_directory, make_directory, naming, ops, resolved, stage_alone
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,8 +10,19 @@ import sys
 from pathlib import Path
 
 from .. import Lock, LockError, LostError
-from .._errors import naming
-from .staging import READ, Staged, fsync_directory, make_directory, ops, remove, resolved, stage, sweep, temporary
+from .staging import (
+    READ,
+    Staged,
+    fsync_directory,
+    make_directory,
+    naming,
+    ops,
+    remove,
+    resolved,
+    stage,
+    sweep,
+    temporary,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -29,7 +29,6 @@ import stat
 import sys
 
 from .. import UnsupportedError
-from .._errors import naming
 from ..paths import real
 
 CLOEXEC = getattr(os, "O_CLOEXEC", 0)
@@ -45,6 +44,19 @@ _TMPFILE = getattr(os, "O_TMPFILE", 0)
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTSUP, errno.EMLINK, errno.EACCES}
 _NO_DIRECTORY_SYNC = {errno.EINVAL, errno.EBADF, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EACCES, errno.EISDIR}
 _NAME_MAX = 200
+
+
+class naming:  # noqa: N801 - a verb
+    """`with naming(path)`: errors that come out name the path, if they name nothing."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            error.filename = self._path
 
 
 class Ops:

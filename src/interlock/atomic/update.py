@@ -9,8 +9,7 @@ import sys
 from time import monotonic, sleep
 
 from .. import Lock, LostError, UnsafePathError
-from .._errors import naming
-from .staging import READ, fsync_directory, make_directory, ops, resolved, stage, sweep
+from .staging import READ, fsync_directory, make_directory, naming, ops, resolved, stage, sweep
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -134,6 +134,7 @@ class LeaseOps:
         except OSError as error:
             if error.errno not in _UNANSWERED:
                 raise
+            self.close(claim)  # it may be fstat(2) that failed
             for claim.fd in map(os.open, (path,), (CREATE & ~(os.O_CREAT | os.O_EXCL),)):
                 break
             status = os.fstat(claim.fd)
@@ -216,10 +217,14 @@ class LeaseOps:
 
     def unlink(self, path: str) -> None:
         """Nothing depends on it."""
-        try:
-            os.unlink(path)
-        except OSError:
-            pass
+        for _ in range(2):
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                return
+            except OSError:
+                continue
+            return
 
     def close(self, claim: LeaseClaim) -> None:
         """The descriptor is gone, whatever close(2) says."""
