@@ -152,18 +152,25 @@ class Cells:
         self._at[_STOP] = 1
 
     def enter(self, me: int, mode: int) -> None:
+        self.count(me, _HOLDS)  # before the mode: so whoever has the same number of holds is in the same one
         self.put(me, _INSIDE, mode)
-        others = 0
-        for worker in range(self._workers):
-            doomed = self.at(worker, _DOOMED)  # before its mode, which is cleared first
-            its = self.at(worker, _INSIDE)
-            if worker != me and its and not doomed and WRITE in (its, mode):
-                others += 1
-        if others >= self._most:
+        first = self._others(me, mode)
+        if len(first) >= self._most and len(first & self._others(me, mode)) >= self._most:
             self.count(me, _OVERLAPS)
-        self.count(me, _HOLDS)
         if self.at(me, _HOLDS) % self._stays == 0:
             time.sleep(0.001)
+
+    def _others(self, me: int, mode: int) -> set[tuple[int, int]]:
+        """Who else is inside, and in which of its holds. One look takes time: of two that it finds, the first may have
+        left before the second came. Who is in two looks by the same hold was inside all the time between them."""
+        found = set()
+        for worker in range(self._workers):
+            doomed = self.at(worker, _DOOMED)  # before its mode, which is cleared first
+            which = self.at(worker, _HOLDS)
+            its = self.at(worker, _INSIDE)
+            if worker != me and its and not doomed and WRITE in (its, mode):
+                found.add((worker, which))
+        return found
 
     def look_at(self, me: int, token: int) -> None:
         if token <= self._at[_TOKEN]:

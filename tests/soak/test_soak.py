@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import mmap
 from typing import TYPE_CHECKING
 
 import pytest
 
 from .__main__ import COUNTS, FILES, LEDGER, sums
-from .storm import KINDS, SLOW, storm
+from .storm import _CELLS, _OVERLAPS, _WIDTH, KINDS, SLOW, WRITE, Cells, storm
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +30,15 @@ def test_without_a_lock_the_referee_sees_it(tmp_path: Path) -> None:
     outcome = storm("none", str(tmp_path), 1, holds=20_000, kills=5, limit=120)
     assert outcome.overlaps > 0
     assert not outcome.right
+
+
+def test_one_more_than_the_permits_is_seen() -> None:
+    cells = Cells(mmap.mmap(-1, 8 * (_CELLS + 3 * _WIDTH)), 3, "semaphore")
+    cells.enter(0, WRITE)
+    cells.enter(1, WRITE)
+    assert cells.sum(_OVERLAPS) == 0
+    cells.enter(2, WRITE)
+    assert cells.sum(_OVERLAPS) == 1
 
 
 def test_the_ledger_says_what_was_run() -> None:
