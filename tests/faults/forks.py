@@ -5,7 +5,7 @@ the thread stands still, the child looks at what it has: it must not believe tha
 must leave the parent's lock alone (`releases`), it must be refused within a bounded time what the parent has
 (`granted`) and get what nobody has (`stuck`, also if it has to be ended), and it must have no descriptor of the lock
 (`descriptors`). The parent's hold must be whole afterwards (`parent`), and nothing locked after its release. Each 16th
-child stays until then, and must get the lock. The oracle of what is held is /proc/locks, or the marker's inode.
+child stays until then, and must get the lock. The oracle of what is held is /proc/locks, or the record of a lease.
 
 Linux, CPython 3.11 (later ones do not trace all opcodes). Names of kinds as arguments measure only these; --json.
 """
@@ -19,6 +19,7 @@ import signal
 import sys
 import tempfile
 import threading
+import traceback
 import warnings
 from collections import Counter
 from contextlib import suppress
@@ -43,7 +44,6 @@ class Subject:
     """A lock that one thread takes; `path` is where its descriptors and markers are."""
 
     library = sweep.LIBRARY
-    marker = False
 
     def __init__(self, path: str, make: Callable[[str], Any]) -> None:
         self.path = path
@@ -79,6 +79,10 @@ class Subject:
         hold.release()
         return True
 
+    def taken(self) -> int:
+        """What nobody but the stopped thread can have; not 0 if the lock is taken."""
+        return sweep.kernel_locks(os.path.dirname(self.path))
+
 
 class Written(Subject):
     def _take(self, lock: Any, patience: float) -> Any:
@@ -88,8 +92,11 @@ class Written(Subject):
         return self.hold is not None and self.hold.held
 
 
-class Marker(Subject):
-    marker = True
+class Leased(Subject):
+    """Its record says who holds, whatever the process that looks believes."""
+
+    def taken(self) -> int:
+        return sum(1 if holder.pid is None else holder.pid for holder in interlock.inspect(self.path).holders)
 
 
 class Facade(Subject):
@@ -104,12 +111,26 @@ class Facade(Subject):
     def drop(self) -> None:
         self.lock.release(force=True)
 
+    def attempt(self, path: str, patience: float) -> bool:
+        lock = self._make(path)
+        try:
+            lock.acquire(patience)
+        except TimeoutError:
+            return False
+        lock.release()
+        return True
+
 
 class Filelock(Facade):
     library = os.path.dirname(filelock.__file__) + os.sep
 
 
 class Permit(Subject):
+    """Its permit is a write lock; that it is about to take one, and of how many, is a read lock that others share."""
+
+    def taken(self) -> int:
+        return sweep.kernel_locks(os.path.dirname(self.path), only="WRITE")
+
     def believes(self) -> bool:
         return self.hold is not None and self.hold.held
 
@@ -138,11 +159,10 @@ SUBJECTS: dict[str, tuple[type[Subject], Callable[[str], Any]]] = {
     "fair": (Subject, lambda path: Lock(path, fair=True)),
     "rlock": (Subject, RLock),
     "rwlock": (Written, RWLock),
-    # Of the next three the oracle is not settled: what it says of them needs looking at.
     "semaphore": (Permit, lambda path: Semaphore(path, 1)),
-    "marker": (Marker, lambda path: Lock(path, primitive="marker", ttl=600)),
-    "facade": (Facade, interlock.filelock.FileLock),
-    "filelock": (Filelock, filelock.FileLock),
+    "marker": (Leased, lambda path: Lock(path, primitive="marker", ttl=600)),
+    "facade": (Facade, lambda path: interlock.filelock.FileLock(path, thread_local=False)),
+    "filelock": (Filelock, lambda path: filelock.FileLock(path, thread_local=False)),
     "unguarded": (Unguarded, Lock),
 }
 
@@ -197,50 +217,44 @@ class Stepper:
         return self._trace
 
 
-def taken(subject: Subject) -> int:
-    """What nobody but the stopped thread can have; not 0 if the lock is taken."""
-    if not subject.marker:
-        return sweep.kernel_locks(os.path.dirname(subject.path))
-    try:
-        return os.stat(subject.path).st_ino
-    except FileNotFoundError:
-        return 0
-
-
 def judge(subject: Subject) -> list[str]:
     """In the child, while the parent's thread stands still."""
     faults = []
     directory = os.path.dirname(subject.path)
     if any(what.startswith(directory) for what in sweep.descriptors().values()):
         faults.append("descriptors")
-    before = taken(subject)
+    before = subject.taken()
     if subject.believes():
         faults.append("believes")
     subject.drop()
-    if taken(subject) != before:
+    if subject.taken() != before:
         return [*faults, "releases"]
     if before:
         if subject.attempt(subject.path, 0.001):
             faults.append("granted")
-        if taken(subject) != before:
+        if subject.taken() != before:
             faults.append("releases")
     if not subject.attempt(os.path.join(directory, "child", "other.lock"), PATIENCE / 2):
         faults.append("stuck")
     return faults
 
 
-def child(subject: Subject, stay: int | None) -> None:
+def child(subject: Subject, stay: int | None, judged: int) -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(PATIENCE)
     mask = 1 << len(FAULTS)
     try:
         faults = judge(subject)
         if stay is not None:
+            os.close(judged)
             os.read(stay, 1)
             signal.alarm(PATIENCE)
             if not subject.attempt(subject.path, PATIENCE / 2):
                 faults.append("stuck")
         mask = sum({1 << FAULTS.index(fault) for fault in faults})
+    except BaseException:
+        traceback.print_exc()
+        raise
     finally:
         os._exit(mask)
 
@@ -273,10 +287,14 @@ def measure(kind: str, step: int = 1) -> dict[str, Any]:
             places.setdefault(fault, []).append(place)
 
         def fork_here(place: str, stays: bool) -> None:
+            hearing, judged = os.pipe()
             pid = os.fork()
             if not pid:
                 os.close(ending)
-                child(subject, waiting if stays else None)
+                child(subject, waiting if stays else None, judged)
+            os.close(judged)
+            os.read(hearing, 1)  # what it tries while it looks would puzzle the next one
+            os.close(hearing)
             if stays:
                 staying.append((pid, place))
                 return
@@ -293,7 +311,7 @@ def measure(kind: str, step: int = 1) -> dict[str, Any]:
                     stepper.go()
             if stepper.error is not None:
                 blame("parent", f"{act.__name__}: {stepper.error!r}")
-            if bool(taken(subject)) != (act == subject.acquire):
+            if bool(subject.taken()) != (act == subject.acquire):
                 blame("parent", f"after {act.__name__}")
         os.close(ending)
         for pid, place in staying:

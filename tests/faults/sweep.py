@@ -714,11 +714,11 @@ def locked(path: str) -> bool:
     return False
 
 
-def kernel_locks(directory: str) -> int:
-    """Entries of /proc/locks, flock and byte-range, on any file under `directory`."""
+def kernel_locks(directory: str, only: str = "") -> int:
+    """Entries of /proc/locks, flock and byte-range, on any file under `directory`; `only`: READ or WRITE."""
     inodes = {os.stat(os.path.join(where, name)).st_ino for where, _, names in os.walk(directory) for name in names}
     with open("/proc/locks", encoding="ascii") as table:
-        return sum(int(line.split()[-3].split(":")[2]) in inodes for line in table)
+        return sum(int(line.split()[-3].split(":")[2]) in inodes and only in line for line in table)
 
 
 def lines() -> list[arbiter.Line]:

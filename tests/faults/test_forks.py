@@ -23,9 +23,12 @@ def run(*words: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.timeout(450)
-@pytest.mark.parametrize("kind", ["lock", "fair", "rlock", "rwlock"])
-def test_a_child_has_no_part_in_what_a_thread_of_its_parent_does(kind: str) -> None:
-    (result,) = run(kind, "--step=29")
+@pytest.mark.parametrize(
+    ("kind", "step"),
+    [("lock", 29), ("fair", 29), ("rlock", 29), ("rwlock", 29), ("semaphore", 29), ("facade", 97), ("marker", 97)],
+)
+def test_a_child_has_no_part_in_what_a_thread_of_its_parent_does(kind: str, step: int) -> None:
+    (result,) = run(kind, f"--step={step}")
     print(f"{kind}: {result['forks']} forks at {result['points']} opcodes")
     for fault in "believes", "releases", "granted", "stuck", "parent":
         assert result[fault] == 0, result["places"]
