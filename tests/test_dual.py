@@ -280,6 +280,23 @@ def test_a_stale_file_is_opened_again(path: Path, monkeypatch: pytest.MonkeyPatc
         nothing_left(path)
 
 
+def test_a_file_that_an_smb_server_has_forgotten_is_opened_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """flock(2) says EBADF of a descriptor that the kernel knows well, after a restart of the server."""
+    ops = patched_engine(monkeypatch)
+    ops.place = "cifs at /mnt"
+    ops.fail("flock", errno.EBADF, times=3)
+    with Lock(path).acquire(5):
+        assert taken(path)
+    nothing_left(path)
+    ops.heal()
+    ops.fail_lock(errno.EBADF)
+    with pytest.raises(OSError, match="Stale") as caught:
+        Lock(path).acquire()
+    assert caught.value.filename == str(path)
+
+
 def test_a_file_that_stays_stale(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ops = patched_engine(monkeypatch)
     ops.fail_lock(errno.ESTALE)

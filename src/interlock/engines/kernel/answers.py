@@ -35,7 +35,8 @@ ANSWERS: tuple[tuple[str, tuple[int, ...], str, str, str], ...] = (
         "EBADF",
         (errno.EBADF,),
         "lock",
-        "such a lock needs a file that may be written (NFS, OFD ranges), and this one may only be read",
+        "such a lock needs a file that may be written (NFS, OFD ranges), and this one may only be read; one on SMB that"
+        " may be written was forgotten by its server, and is opened again as after ESTALE",
         "unsupported",
     ),
     (

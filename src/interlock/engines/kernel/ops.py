@@ -194,12 +194,26 @@ class Ops:
         except OSError as error:
             if error.errno == errno.EACCES:  # flock(2) over SMB says so for contention
                 return False
+            if error.errno == errno.EBADF and self._forgotten(fd):
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path) from error  # which opens it again
             refusal = answers.refusal(path, error, self.lock, self.place)
             if refusal is not None:
                 raise refusal from error
             error.filename = path
             raise
         return True
+
+    def _forgotten(self, fd: int) -> bool:
+        """After EBADF: does the kernel know this descriptor, and its server does not any more?
+
+        SMB, after a restart of the server: the client could not open the file again behind our back.
+        """
+        if not self.place.startswith(("cifs", "smb")):
+            return False
+        try:
+            return self.flags(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+        except OSError:
+            return False
 
     def current(self, fd: int, path: str) -> bool:
         """Is the locked descriptor still the file at `path`? Raises UnsafePathError for what is not a lock file."""
