@@ -158,7 +158,7 @@ def storm(seconds: float, seed: int) -> dict[str, object]:
         swallowed += 1
         # Again, and not by an interval from the first: on a busy machine the second strike of that would meet the
         # finalizer that undoes what the first one broke, at its entry, where nothing in Python can resist.
-        signal.setitimer(signal.ITIMER_REAL, 0.001)
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 5.0)
 
     sys.unraisablehook = swallow
     signal.signal(signal.SIGALRM, ring)

@@ -247,13 +247,13 @@ def _told(url: str) -> object:
     from interlock import Lock, observe, statistics
 
     events: list[object] = []
-    with observe(events.append):
+    with observe(events.append), statistics() as counted:
         try:
             with Lock(url, timeout=0.2):
                 pass
         except Exception as error:  # noqa: BLE001 - an engine's trouble, noted elsewhere
             events.append(error)
-    return f"{events} {statistics()!r}"
+    return f"{events} {counted!r} {counted.as_dict()}"
 
 
 MADE: dict[str, Callable[[str], object]] = {
@@ -278,7 +278,8 @@ class Fake:
         self.where = f"127.0.0.1:{self.socket.getsockname()[1]}"
         self.heard = b""
         self._open: list[socket.socket] = []
-        threading.Thread(target=self._run, daemon=True).start()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
 
     def _run(self) -> None:
         while True:
@@ -319,6 +320,9 @@ class Fake:
             yield b"E" + (len(fields) + 4).to_bytes(4, "big") + fields
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)  # closing alone leaves the accept(2) of the other thread waiting
+        self._thread.join(60)
         self.socket.close()
         for each in self._open:
             with contextlib.suppress(OSError):

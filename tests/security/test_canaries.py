@@ -3,12 +3,14 @@ command line or environment of a child, what `interlock who --json` prints, a tr
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pickle
 import subprocess
 import sys
 import time
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,6 +20,7 @@ if sys.platform != "linux":
 
 from interlock import AsyncLock, Lock, Timeout, connect
 from interlock._address import Address, command_line, public
+from interlock._core import arbiter
 from interlock.engines import redis as redis_engine
 from interlock.engines.etcd import client as etcd_client
 from interlock.engines.postgres import settings as postgres_settings
@@ -36,6 +39,23 @@ for _module in ("redis", "psycopg", "kazoo"):
     need_module(_module)
 
 import psycopg  # noqa: E402
+
+
+# Clients of servers that misbehave leave sockets to the garbage collector. That is not what is tested here.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left() -> Iterator[None]:
+    """Nor anything that would be found in somebody else's test."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+    assert arbiter.listener is None
 
 
 @pytest.fixture
