@@ -40,7 +40,6 @@ for _module in ("redis", "psycopg", "kazoo"):
 
 import psycopg  # noqa: E402
 
-
 # Clients of servers that misbehave leave sockets to the garbage collector. That is not what is tested here.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
