@@ -35,11 +35,11 @@ def _publish(path: str) -> bool:
 
 
 def _build(place: Path) -> None:
-    fd = real_open(place, os.O_WRONLY | os.O_CREAT)
     on, gate.on = gate.on, False
+    fd = real_open(place, os.O_WRONLY | os.O_CREAT)
     os.write(fd, NEW)
-    gate.on = on
     real_close(fd)
+    gate.on = on
 
 
 def _once(path: str) -> bool:

@@ -3,7 +3,7 @@
 The functions of `os`, `fcntl` and `ctypes` are replaced *before* interlock is imported, so that whatever binds one of
 them binds the gate's. Only calls under a frame of the library are seen. A *site* is such a frame's function and line,
 and the name of the call; so the list of sites is what has been executed, and nobody's memory. What the gate cannot see
-is told by strace: see `matrix.escaped`.
+is told by strace: see `escapes`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 CALLS = (
     "open", "close", "read", "write", "pread", "pwrite", "lseek", "fstat", "stat", "lstat", "utime", "mkdir", "rmdir",
     "unlink", "link", "symlink", "rename", "replace", "listdir", "scandir", "readlink", "fsync", "fdatasync",
-    "ftruncate", "fchmod", "chmod", "fchown", "eventfd", "pipe", "kill", "getxattr", "setxattr", "listxattr", "sync",
-    "access", "dup", "fstatvfs", "statvfs",
+    "ftruncate", "fchmod", "chmod", "fchown", "eventfd", "pipe", "kill", "getxattr", "setxattr", "listxattr",
+    "removexattr", "sync", "access", "dup", "fstatvfs", "statvfs",
 )  # fmt: skip
 C_CALLS = ("inotify_init1", "inotify_add_watch", "inotify_rm_watch", "renameat2")
 _MAKES_FD = {"open", "eventfd", "dup"}
@@ -58,6 +58,8 @@ class Gate:
         self.fault: Fault | None = None
         self.hit = False
         self.number = 0  # what an injected C function left in errno
+        self.say: Callable[[str], None] | None = None
+        """Told the name of each call before it is made, and "" after it: see `escapes`."""
 
     def record(self) -> None:
         self.trace, self.counts, self.fault, self.hit, self.on = [], {}, None, False, True
@@ -80,6 +82,8 @@ class Gate:
         code = frame.f_code
         site = Site(call, f"{code.co_filename[len(self.library) :]}:{code.co_qualname}", frame.f_lineno)
         self.trace.append(site)
+        if self.say is not None:
+            self.say(call)
         self.counts[site] = nth = self.counts.get(site, 0) + 1
         fault = self.fault
         if fault is None or self.hit or fault.nth != nth or fault.site != site:
@@ -101,7 +105,12 @@ class Wrapped:
     def __call__(self, *args: Any, **options: Any) -> Any:
         fault = gate.passing(self._name, sys._getframe(1)) if gate.on else None
         if fault is None:
-            return self.real(*args, **options)
+            try:
+                result = self.real(*args, **options)
+                return Entries(result) if self._name == "scandir" and gate.on else result
+            finally:
+                if gate.say is not None:
+                    gate.say("")
         on = gate.on
         gate.on = False
         try:
@@ -125,6 +134,35 @@ class Wrapped:
             result.close()
 
 
+class Entries:
+    """What `scandir` returns: the directory is read as one goes on."""
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+        self.close = real.close
+
+    def __enter__(self) -> Entries:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._real.close()
+
+    def __iter__(self) -> Entries:
+        return self
+
+    def __next__(self) -> Any:
+        fault = gate.passing("readdir", sys._getframe(1)) if gate.on else None
+        try:
+            if fault is None or fault.done:
+                entry = next(self._real)
+            if fault is None:
+                return entry
+        finally:
+            if gate.say is not None:
+                gate.say("")
+        raise OSError(fault.number, os.strerror(fault.number))
+
+
 class WrappedC:
     """A function of the C library, which says by its result and errno that it failed."""
 
@@ -142,7 +180,10 @@ class WrappedC:
         fault = gate.passing(self._name, sys._getframe(1)) if gate.on else None
         if fault is None:
             gate.number = 0
-            return self._real(*args)
+            result = self._real(*args)
+            if gate.say is not None:
+                gate.say("")
+            return result
         if fault.done:
             result = self._real(*args)
             if self._name == "inotify_init1":

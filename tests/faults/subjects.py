@@ -130,6 +130,10 @@ class Strict(Marker):
     kind = "StrictSoftFileLock"
 
 
+class Facade(Marker):
+    kind = "FileLock"
+
+
 SUBJECTS: dict[str, Subject] = {
     "flock": Subject(),
     "flock fair": Fair(),
@@ -140,6 +144,7 @@ SUBJECTS: dict[str, Subject] = {
     "semaphore": Permit(),
     "marker": Marker(),
     "marker strict": Strict(),
+    "filelock": Facade(),
     "lease": Lease(),
 }
 RIVALS = {"rwlock read": "rwlock write"}
