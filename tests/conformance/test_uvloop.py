@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,14 +26,21 @@ if sys.platform == "win32":
     pytest.skip("uvloop is for POSIX systems", allow_module_level=True)
 
 
+def need_uvloop() -> None:
+    if importlib.util.find_spec("uvloop") is not None:
+        return
+    if sys.version_info >= (3, 13):
+        pytest.skip("uvloop is installed for tests up to 3.12: not all builds of later ones have it")
+    missing("uvloop is not installed")
+
+
 class Uvloop(Asyncio):
     name = "uvloop"
 
     def run(self, scenario: Callable[..., Coroutine[Any, Any, T]], *args: object) -> T:
-        try:
-            import uvloop
-        except ImportError:
-            missing("uvloop is not installed")
+        need_uvloop()
+        import uvloop
+
         return uvloop.run(scenario(*args))
 
 
@@ -75,6 +83,8 @@ class TestAnyio:
         except ImportError:
             missing("anyio is not installed")
         name = request.param
+        if name == "uvloop":
+            need_uvloop()
         backend, options = ("asyncio", {"use_uvloop": True}) if name == "uvloop" else (name, {})
         return lambda body, *args: anyio.run(body, *args, backend=backend, backend_options=options)
 
