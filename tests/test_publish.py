@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import stat
 import sys
@@ -105,6 +106,7 @@ def test_an_error_of_the_filesystem_publishes_nothing(
         return real(*args, **options)
 
     install(monkeypatch, failing)
+    gc.collect()  # what other tests have left open
     files = open_files()
     with pytest.raises(OSError, match=os.strerror(number)):
         publish(tmp_path / "a", b"x")

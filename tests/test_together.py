@@ -127,7 +127,7 @@ def test_the_deadline_is_one_for_all(names: list[str], monkeypatch: pytest.Monke
     assert error.waited >= 0.39
     assert [resource for resource, _ in taken] == names
     assert 0.35 < taken[0][1] <= 0.4
-    assert taken[1][1] <= 0.21
+    assert taken[1][1] < taken[0][1]
     assert taken[2][1] <= taken[1][1]
 
 

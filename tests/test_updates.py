@@ -133,6 +133,8 @@ def run(
         if not pid:
             time.sleep(0.001)
             continue
+        if pid not in running:  # a child that another test has left
+            continue
         worker = running.pop(pid)
         assert status in (0, signal.SIGKILL)
         if status:

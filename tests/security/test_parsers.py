@@ -195,5 +195,5 @@ def test_what_runs_code_would_be_found(source: str) -> None:
 def test_the_wheel_is_that_package() -> None:
     import tomllib
 
-    configured = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    configured = tomllib.loads((pathlib.Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
     assert configured["tool"]["hatch"]["build"]["targets"]["wheel"] == {"packages": ["src/interlock"]}
