@@ -153,7 +153,7 @@ class EngineSuite(Suite):
         while io.now() < until:
             assert not await two.try_acquire(io, until)
             await two.wait(io, until)
-        assert io.now() < until + 30.0
+        assert io.now() < until + 5.0
         await two.withdraw(io)
         await one.release(io)
         assert self.residue(target) == []
