@@ -7,6 +7,7 @@ import itertools
 import os
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -31,13 +32,15 @@ def nothing_stays() -> Iterator[None]:
     assert turns == {}
 
 
-def record(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
-    """What is acquired from now on, with which timeout."""
+def record(monkeypatch: pytest.MonkeyPatch, times: list[float] | None = None) -> list[tuple[str, Any]]:
+    """What is acquired from now on, with which timeout; and when, into `times`."""
     taken: list[tuple[str, Any]] = []
     acquire = Lock.acquire
 
     def noted(self: Lock, timeout: Any = None) -> Any:
         taken.append((self.resource, timeout))
+        if times is not None:
+            times.append(time.monotonic())
         return acquire(self, timeout)
 
     monkeypatch.setattr(Lock, "acquire", noted)
@@ -117,8 +120,15 @@ def test_one_that_is_not_to_be_had_leaves_none(names: list[str]) -> None:
 def test_the_deadline_is_one_for_all(names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The first lock takes half of the time; the others have what is left, not all of it again."""
     first, last = Lock(names[0]).acquire(), Lock(names[2]).acquire()
-    timer = threading.Timer(0.2, first.release)
-    taken = record(monkeypatch)
+    released: list[float] = []
+
+    def let_in() -> None:
+        released.append(time.monotonic())
+        first.release()
+
+    timer = threading.Timer(0.2, let_in)
+    times: list[float] = []
+    taken = record(monkeypatch, times)
     timer.start()
     error = refused(names, 0.4)
     last.release()
@@ -127,7 +137,8 @@ def test_the_deadline_is_one_for_all(names: list[str], monkeypatch: pytest.Monke
     assert error.waited >= 0.39
     assert [resource for resource, _ in taken] == names
     assert 0.35 < taken[0][1] <= 0.4
-    assert taken[1][1] < taken[0][1]
+    # The second was asked for after the release, the first before `times[0]`: so much less is left, at the least.
+    assert 0 < released[0] - times[0] <= taken[0][1] - taken[1][1] + 1e-6
     assert taken[2][1] <= taken[1][1]
 
 

@@ -66,15 +66,16 @@ def acquire_all(locks: Iterable[Lockable | Acquire], timeout: float | None = Non
     holds = Holds(len(requests))
     began = monotonic()
     try:
-        holds._taken.extend(map(_take, requests, repeat(began + limit)))
-        holds._in_order_of(requests)
-        return holds
-    except BaseException as error:
         try:
+            holds._taken.extend(map(_take, requests, repeat(began + limit)))
+            holds._in_order_of(requests)
+            return holds
+        except BaseException as error:
             holds._undo()
-        finally:
-            holds._undo()  # if an interrupt came before the first had begun
-        _account(error, began)
+            _account(error, began)
+            raise
+    except BaseException:
+        holds._undo()  # if an interrupt came before the first had begun
         raise
 
 
@@ -85,16 +86,17 @@ async def acquire_all_async(locks: Iterable[AsyncLockable | AsyncAcquire], timeo
     holds = AsyncHolds(len(requests))
     began = monotonic()
     try:
-        for request in requests:
-            holds._taken.append(await _take(request, began + limit))
-        holds._in_order_of(requests)
-        return holds
-    except BaseException as error:
         try:
+            for request in requests:
+                holds._taken.append(await _take(request, began + limit))
+            holds._in_order_of(requests)
+            return holds
+        except BaseException as error:
             holds._undo()
-        finally:
-            holds._undo()  # if an interrupt came before the first had begun
-        _account(error, began)
+            _account(error, began)
+            raise
+    except BaseException:
+        holds._undo()  # if an interrupt came before the first had begun
         raise
 
 

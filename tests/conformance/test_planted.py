@@ -60,7 +60,7 @@ class DoesNotWithdraw(MemoryEngine):
 
 class Oversleeps(MemoryEngine):
     async def wait(self, io: IO, claim: MemoryClaim, until: float) -> None:
-        await super().wait(io, claim, until + 6.0)
+        await super().wait(io, claim, until + 1.5)
 
 
 class ServesTheLastFirst(MemoryEngine):

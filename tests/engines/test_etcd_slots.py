@@ -84,7 +84,11 @@ def test_a_slot_whose_entry_was_removed_is_nobody_elses_before_its_release(etcd_
 
     thread = threading.Thread(target=wait)
     thread.start()
-    time.sleep(0.5)
+    limit = time.monotonic() + 60
+    while not any("/e/" in each for each in keys(etcd_server.port, prefix + "/")):
+        assert time.monotonic() < limit, "the waiter does not come"
+        time.sleep(0.01)
+    assert Semaphore(other, 1).try_acquire() is None
     assert not got
     hold.release()
     thread.join(60)

@@ -74,7 +74,6 @@ GIVING_BACK = {
     # `acquire_all` gives back what it had: a release, which between its looks at signals cannot be begun again;
     # at the looks it is, which the sweep of points shows.
     ("AcquireAllBusy", "_hold.py _BaseHold._let_go"),
-    ("AcquireAllBusy", "together.py acquire_all"),  # on the way there
 }
 
 

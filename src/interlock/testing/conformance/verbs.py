@@ -147,15 +147,20 @@ class EngineSuite(Suite):
     @scenario
     async def test_wait_never_oversleeps(self, target: str) -> None:
         io = self.world.io()
-        one, two = self.contender(target), self.contender(target)
-        assert await one.try_acquire(io)
-        until = io.now() + 0.1
-        while io.now() < until:
-            assert not await two.try_acquire(io, until)
-            await two.wait(io, until)
-        assert io.now() < until + 5.0
-        await two.withdraw(io)
-        await one.release(io)
+        late = []
+        for _ in range(5):  # once may be the machine's fault
+            one, two = self.contender(target), self.contender(target)
+            assert await one.try_acquire(io)
+            until = io.now() + 0.1
+            while io.now() < until:
+                assert not await two.try_acquire(io, until)
+                await two.wait(io, until)
+            late.append(io.now() - until)
+            await two.withdraw(io)
+            await one.release(io)
+            if late[-1] < 1.0:
+                break
+        assert min(late) < 1.0, late
         assert self.residue(target) == []
 
     @scenario
