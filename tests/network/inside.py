@@ -1,8 +1,9 @@
 """What runs in the guests: on the server the plan and the referee, on the clients an agent that starts workers.
 
 The referee trusts no clock: a worker says that it is in, waits for the answer, works, says that it leaves, waits for
-the answer, and releases only then. Who comes in while another is in overlaps with it, unless the other turns out to
-have been killed: then its connection ends without a word.
+the answer, says that it has heard it, and releases only then. Who comes in while another is in overlaps with it, unless
+one of the two turns out to have been killed: what it said last may arrive after what its successor says, so only one
+that has heard the referee's answer counts.
 """
 
 from __future__ import annotations
@@ -66,13 +67,15 @@ class Wire:
 
 
 class Referee:
-    """Counts holds, and pairs of holders that were in together. Of a pair both must have left alive: the word of one
-    that was killed may arrive after that of its successor."""
+    """Counts holds, and pairs of holders that were in together. Both must have heard the referee's answer when they
+    left: the word of one that was killed may arrive after that of its successor."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
         self._inside: dict[Wire, list[list[Wire]]] = {}
-        """Who is in, and its pairs: lists of those who have left."""
+        """Who is in, and its pairs: lists of those who have left alive."""
+        self._leaving: dict[Wire, list[list[Wire]]] = {}
+        """Who said that it leaves, and has not yet said that it heard the answer."""
         self.holds = self.overlaps = self.killed_inside = 0
         listener = socket.create_server(("", REFEREE), backlog=64)
         threading.Thread(target=self._listen, args=(listener,), daemon=True).start()
@@ -85,15 +88,15 @@ class Referee:
         try:
             while (word := wire.hear()) is not None:
                 with self._mutex:
-                    if word == "in":
-                        self._came_in(wire)
-                    else:
-                        self._left(wire)
-                wire.say("noted")
+                    {"in": self._came_in, "out": self._leaves, "heard": self._left}[word](wire)
+                if word != "heard":
+                    wire.say("noted")
         except OSError:
             pass
         with self._mutex:
-            self.killed_inside += self._inside.pop(wire, None) is not None
+            killed = self._inside.pop(wire, None) is not None
+            killed |= self._leaving.pop(wire, None) is not None
+            self.killed_inside += killed
 
     def _came_in(self, wire: Wire) -> None:
         self.holds += 1
@@ -104,8 +107,11 @@ class Referee:
             mine.append(pair)
         self._inside[wire] = mine
 
+    def _leaves(self, wire: Wire) -> None:
+        self._leaving[wire] = self._inside.pop(wire)
+
     def _left(self, wire: Wire) -> None:
-        for pair in self._inside.pop(wire):
+        for pair in self._leaving.pop(wire):
             pair.append(wire)
             self.overlaps += len(pair) == 2
 
