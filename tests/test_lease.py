@@ -761,3 +761,19 @@ def test_a_client_that_cannot_open_a_second_name_is_refused(tmp_path: Path, monk
     monkeypatch.setattr(os, "open", refusing)
     with pytest.raises(UnsupportedError, match="nolease"):
         Lock(target, primitive="marker", ttl=5).acquire(0)
+
+
+def test_nothing_is_imported_in_the_middle_of_an_acquisition(tmp_path: Path) -> None:
+    """On 3.11 a Ctrl-C inside a class body comes out as a RuntimeError of `__set_name__`."""
+    program = """
+import sys, interlock
+lock = interlock.Lock(sys.argv[1], primitive="marker")
+lock.acquire().release()
+open(sys.argv[1] + ".interlock/waits-" + "0" * 32, "w").close()  # what a waiter left that was killed
+before = set(sys.modules)
+lock.acquire().release()
+print(sorted(set(sys.modules) - before))
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "x")], capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
+    assert not list((tmp_path / "x.interlock").glob("waits-*"))

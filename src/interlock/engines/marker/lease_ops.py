@@ -19,6 +19,7 @@ from ..._wait.keeping import keeping, now
 from . import identity
 from .lease_records import GIVEN_UP, MAX_SIZE, NEW, NOTHING, RELEASED, Party, Record, encode, tail
 from .ops import CREATE, PIN, READ, kind
+from .people import old_notes  # not when it is needed first: on 3.11 a Ctrl-C inside an import becomes a RuntimeError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -305,8 +306,6 @@ class LeaseOps:
     def sweep_notes(self, directory: str, names: list[str]) -> None:
         """Remove those of the dead. `names`: what was in the directory."""
         if any(name.startswith("waits-") for name in names):
-            from .people import old_notes
-
             for path in old_notes(self, directory, names):
                 self.unlink(path)
 
