@@ -1,7 +1,8 @@
 """Which wrong changes of the protocols do the tests find? python -m tests.mutants --number 60
 
-A sample, by a seed, of the mutants of the modules that decide who gets a lock. Each runs the tests of its module until
-one fails; a run that takes ten times as long as it may is found too. Prints who survived, which may be right as it is:
+A sample, by a seed, of the mutants of the modules that decide who gets a lock. Each meets the tests that run the
+changed lines, the fastest first, until one fails; a test that takes ten times as long as it did has found it too. Which
+tests run which lines is what `python -m tests.branches` has counted. Prints who survived, which may be right as it is:
 not every change is wrong.
 """
 
@@ -11,12 +12,17 @@ import argparse
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
+from typing import NamedTuple
 
-from .mutate import mutants
+from ..branches.__main__ import COUNTED
+from .choose import Choice, Run, batches
+from .mutate import Mutant, mutants
 
 ROOT = Path(__file__).parents[2]
 CORE = ["tests/test_acquire.py", "tests/test_arbiter.py", "tests/test_memory.py", "tests/sim/test_memory.py"]
@@ -36,45 +42,97 @@ MODULES: dict[str, list[str]] = {
 }
 
 
+LENGTHS = (10.0, 40.0, 120.0)
+"""Seconds that the tests of a mutant take, batch by batch, where it changes nothing."""
+
+
+class Found(NamedTuple):
+    by: str
+    """The first test that failed, or what came instead; empty: none."""
+    tried: int
+    """How many tests, and files, ran."""
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__.partition("\n")[0])
     parser.add_argument("--number", type=int, default=60, help="how many mutants (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--limit", type=float, default=900.0, help="seconds for one mutant (default: %(default)s)")
+    parser.add_argument("--from", type=int, default=0, dest="start", help="skip so many of the sample")
+    parser.add_argument("--module", default="", help="only of modules with this in their path")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no mutant after so long")
     options = parser.parse_args()
     everyone = [
-        (module, what, source)
+        (module, mutant)
         for module in MODULES
-        for what, source in mutants((ROOT / "src/interlock" / module).read_text(encoding="utf-8"))
+        for mutant in mutants((ROOT / "src/interlock" / module).read_text(encoding="utf-8"))
     ]
-    chosen = random.Random(options.seed).sample(everyone, min(options.number, len(everyone)))
-    found = 0
-    for number, (module, what, source) in enumerate(chosen, 1):
-        by = fate(module, source, options.limit)
-        found += bool(by)
-        print(f"{number:3} {module}: {what}: {by or 'SURVIVES'}", flush=True)
-    print(f"{found} of {len(chosen)} found, of {len(everyone)} that there are")
+    random.Random(options.seed).shuffle(everyone)
+    chosen = [each for each in everyone if options.module in each[0]][options.start :][: options.number]
+    choice = Choice(COUNTED)
+    if not choice.all:
+        parser.error("nothing is counted: run python -m tests.branches first")
+    found = tried = 0
+    limit = time.monotonic() + options.seconds
+    for number, (module, mutant) in enumerate(chosen, options.start + 1):
+        if time.monotonic() > limit:
+            break
+        began = time.monotonic()
+        fate = meet(module, mutant, choice.runs(module, mutant.lines))
+        found += bool(fate.by)
+        tried += 1
+        said = fate.by or f"SURVIVES {fate.tried} tests"
+        print(f"{number:3} {module}: {mutant.what}: {said} ({time.monotonic() - began:.0f} s)", flush=True)
+    print(f"{found} of {tried} found, of {len(everyone)} that there are")
 
 
-def fate(module: str, source: str, limit: float) -> str:
-    """Which tests find it; empty: none."""
+def meet(module: str, mutant: Mutant, runs: list[Run]) -> Found:
+    """The mutant, in a copy of the package, against the tests that run its lines."""
+    tried = 0
     with tempfile.TemporaryDirectory() as directory:
         package = Path(directory, "interlock")
-        shutil.copytree(ROOT / "src/interlock", package)
-        (package / module).write_text(source, encoding="utf-8")
-        for tests in MODULES[module]:
-            command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", tests]
-            environment = {**os.environ, "PYTHONPATH": directory}
-            with subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            ) as run:
-                try:
-                    if run.wait(limit):
-                        return tests
-                except subprocess.TimeoutExpired:
-                    run.kill()
-                    return f"{tests}, which does not end"
-    return ""
+        shutil.copytree(ROOT / "src/interlock", package, ignore=shutil.ignore_patterns("__pycache__"))
+        (package / module).write_text(mutant.source, encoding="utf-8")
+        for batch in batches(runs, MODULES.get(module, []), LENGTHS):
+            tried += len(batch)
+            by = _run(batch, directory)
+            if by:
+                return Found(by, tried)
+    return Found("", tried)
+
+
+def _run(batch: list[Run], directory: str) -> str:
+    slowest, all_of_them = max(run.seconds for run in batch), sum(run.seconds for run in batch)
+    command = [
+        sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", "-p", "no:randomly", "-p", "no:cacheprovider",
+        f"--timeout={10 + 10 * slowest:.0f}", *[run.name for run in batch],
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": directory}
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
+        with subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
+        ) as pytest:
+            try:
+                code = pytest.wait(60 + 10 * all_of_them)
+            except subprocess.TimeoutExpired:
+                return f"{batch[0].name} or one after it, which does not end"
+            finally:
+                _end(pytest.pid)
+        output.seek(0)
+        said = output.read()
+    if code == 0:
+        return ""
+    if code == 5 or "ERROR: not found" in said or "ERROR: file or directory not found" in said:
+        raise SystemExit(f"these tests are gone; run python -m tests.branches again:\n{said[-2000:]}")
+    failed = [line for line in said.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+    return failed[0].partition(" - ")[0].partition(" ")[2] if failed else f"pytest, which ended with {code}"
+
+
+def _end(group: int) -> None:
+    """What the tests of a mutant left running."""
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
 
 
 if __name__ == "__main__":

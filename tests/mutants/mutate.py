@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import ast
 import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,33 +16,47 @@ _TURNED: dict[type[ast.cmpop], type[ast.cmpop]] = {
 }  # fmt: skip
 
 
-def mutants(source: str) -> list[tuple[str, str]]:
-    """All of a module: what was done where, and the source that it gives."""
+class Mutant(NamedTuple):
+    what: str
+    source: str
+    lines: range
+    """Of the statement that is changed, as it stands in the original; of an `if` or a loop, without its body."""
+
+
+def mutants(source: str) -> list[Mutant]:
+    """All of a module."""
     tree = ast.parse(source)
     found = []
-    for at, node in enumerate(_code(tree)):
+    for at, (node, lines) in enumerate(_code(tree)):
         for way in _ways(node):
             changed = copy.deepcopy(tree)
-            twin = list(_code(changed))[at]
-            what = _apply(twin, way)
-            found.append((f"line {node.lineno}: {what}", ast.unparse(ast.fix_missing_locations(changed))))
+            twin = list(_code(changed))[at][0]
+            what = f"line {node.lineno}: {_apply(twin, way)}"
+            found.append(Mutant(what, ast.unparse(ast.fix_missing_locations(changed)), lines))
     return found
 
 
-def _code(tree: ast.Module) -> Iterator[ast.expr | ast.stmt]:
-    """The nodes that run when the protocol does: no annotations, no types, no docstrings."""
-    todo: list[ast.AST] = [tree]
+def _code(tree: ast.Module) -> Iterator[tuple[ast.expr | ast.stmt, range]]:
+    """The nodes that run when the protocol does: no annotations, types, docstrings; and their statement's lines."""
+    todo: list[tuple[ast.AST, range]] = [(tree, range(0))]
     while todo:
-        node = todo.pop(0)
+        node, lines = todo.pop(0)
         for name, value in ast.iter_fields(node):
             if name in ("annotation", "returns", "decorator_list"):
                 continue
             for each in value if isinstance(value, list) else [value]:
                 if not isinstance(each, ast.AST) or _idle(each):
                     continue
-                todo.append(each)
+                within = _lines(each) if isinstance(each, ast.stmt) else lines
+                todo.append((each, within))
                 if isinstance(each, (ast.expr, ast.stmt)):
-                    yield each
+                    yield each, within
+
+
+def _lines(statement: ast.stmt) -> range:
+    body = getattr(statement, "body", None)
+    last = body[0].lineno - 1 if body else statement.end_lineno or statement.lineno
+    return range(statement.lineno, max(last, statement.lineno) + 1)
 
 
 def _idle(node: ast.AST) -> bool:

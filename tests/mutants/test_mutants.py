@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
-from .__main__ import MODULES, ROOT, fate
+from ..branches.__main__ import count
+from .__main__ import MODULES, ROOT, meet
+from .choose import Choice, Run, batches
 from .mutate import mutants
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SOURCE = '''
 """A docstring is left alone."""
@@ -19,10 +25,10 @@ def f(x: "not x" = 1):
 
 def test_each_change_is_one_and_all_are_made() -> None:
     made = mutants(SOURCE)
-    assert sorted(what.rpartition("(")[2].rstrip(")") for what, _ in made) == [
+    assert sorted(what.rpartition("(")[2].rstrip(")") for what, _, _ in made) == [
         "bare", "omit", "other", "other", "other", "swap", "turn",
     ]  # fmt: skip
-    assert len({source for _, source in made}) == len(made)
+    assert len({source for _, source, _ in made}) == len(made)
 
 
 def test_the_modules_are_there_and_have_mutants() -> None:
@@ -31,8 +37,29 @@ def test_the_modules_are_there_and_have_mutants() -> None:
         assert all((ROOT / each).exists() for each in tests)
 
 
+def test_a_change_knows_the_lines_of_its_statement() -> None:
+    made = mutants("if a == 1 and (\n    b or c\n):\n    f(\n        2\n    )\n")
+    assert {(mutant.what.partition("  ->")[0], mutant.lines) for mutant in made} == {
+        ("line 1: a == 1 and (b or c)", range(1, 4)), ("line 1: a == 1", range(1, 4)), ("line 1: 1", range(1, 4)),
+        ("line 2: b or c", range(1, 4)), ("line 4: f(2)", range(4, 7)), ("line 5: 2", range(4, 7)),
+    }  # fmt: skip
+
+
+def test_own_and_fast_tests_come_first_and_batches_end() -> None:
+    runs = [Run("a::1", 3.0), Run("b::1", 0.1), Run("b::2", 6.0), Run("a::2", 1.0), Run("a::3", 9.0), Run("b::3", 99.0)]
+    named = [[run.name for run in batch] for batch in batches(runs, ["a"], (5.0, 20.0))]
+    assert named == [["a::2", "a::1", "b::1"], ["a::3", "b::2"]]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the tests of the core run anywhere, and once is enough")
-def test_who_sees_no_queue_is_found() -> None:
-    source = (ROOT / "src/interlock/_core/arbiter.py").read_text(encoding="utf-8")
-    wrong = [text for what, text in mutants(source) if "turns.setdefault(line, claim) is not claim" in what]
-    assert fate("_core/arbiter.py", wrong[0], 300.0).startswith("tests/test_a")
+def test_who_sees_no_queue_is_found_by_the_tests_that_run_the_line(tmp_path: Path) -> None:
+    assert "passed" in count("tests/test_arbiter.py", 300.0, tmp_path)
+    module = "_core/arbiter.py"
+    source = (ROOT / "src/interlock" / module).read_text(encoding="utf-8")
+    (wrong,) = [each for each in mutants(source) if "turns.setdefault(line, claim) is not claim" in each.what]
+    runs = Choice(tmp_path).runs(module, wrong.lines)
+    assert runs
+    assert all(run.name.startswith("tests/test_arbiter.py::") for run in runs)
+    assert meet(module, wrong, runs).by.startswith("tests/test_arbiter.py::")
+    harmless = wrong._replace(source=source)
+    assert meet(module, harmless, runs).by == ""
