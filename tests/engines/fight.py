@@ -6,6 +6,11 @@ tasks and trio tasks. What they write down goes to the checker in `history`.
 
     --engine NAME      redis, valkey, postgres, etcd, zookeeper
     --seconds N --seed N
+    --locks N          so many at once, each with fighters of its own (1). More kills of a lock are fewer holds of it:
+                       one that was killed, also while it waited, is in the way for its ttl
+    --kills N          a second (1). Of each second's kills one is aimed at a holder three times out of ten, the others
+                       hit anybody
+    --rounds N         so many restarts, and as many partitions, spread over the fight (1)
     --network KIND     namespace (needs root and nft), proxy, or auto
     --forgetful        a Redis that keeps nothing over its restart: what the table of promises excuses then is excused
     --plant BUG        to see that it is found: "none" (each fighter has a lock of its own), "deaf" (they do not ask
@@ -28,16 +33,27 @@ from interlock import LockError, LostError, NotHeldError, Timeout
 from interlock.testing.conformance.crew import WORLDS, Crew
 
 from .backends import BACKENDS, RedisBackend
-from .history import Log, Verdict, judge, now, read
+from .history import Log, judge, now, read, together
 from .network import partitionable
 
 if TYPE_CHECKING:
     from interlock.testing.conformance.crew import Desk, Member
 
     from .backends import Backend
+    from .history import Verdict
     from .network import Partition
 
 FIGHTERS = 4
+
+
+class Plan(NamedTuple):
+    """How dense the trouble is."""
+
+    locks: int = 1
+    kills: int = 1
+    """A second."""
+    rounds: int = 1
+    """Of a restart and a partition."""
 
 
 class Rules(NamedTuple):
@@ -58,6 +74,7 @@ class Fought(NamedTuple):
     seconds: float
     seed: int
     kills: int
+    of_holders: int
     stops: int
     restarts: int
     partitions: int
@@ -112,54 +129,64 @@ async def fight(desk: Desk, rules: Rules) -> None:
 class Ring:
     """Starts the fighters, and does to them and to their server what the rules say."""
 
-    def __init__(self, crew: Crew, backend: Backend, network: Partition, directory: str, seed: int, plant: str) -> None:
-        self.crew, self.backend, self.network, self.directory = crew, backend, network, directory
+    def __init__(
+        self, crew: Crew, backend: Backend, network: Partition, directories: list[str], seed: int, plant: str
+    ) -> None:
+        self.crew, self.backend, self.network, self.directories = crew, backend, network, directories
         self.dice = random.Random(seed)
         self.plant = plant
-        self.fighters: list[Member] = []
-        self.hired = self.kills = self.stops = self.restarts = self.partitions = 0
+        self.fighters: dict[Member, str] = {}
+        """Each with the directory of its lock."""
+        self.hired = self.kills = self.of_holders = self.stops = self.restarts = self.partitions = 0
         self.stopped: tuple[Member, float] | None = None
         self.excused: list[tuple[float, float]] = []
 
-    def hire(self) -> None:
+    def hire(self, directory: str) -> None:
         member = self.crew.hire(WORLDS[self.hired % len(WORLDS)])
-        name = f"fight {self.hired}" if self.plant == "none" else "fight"
+        lock = self.directories.index(directory)
+        name = f"fight {lock}, {self.hired}" if self.plant == "none" else f"fight {lock}"
         target = self.backend.target(name, self.network.port)
-        rules = Rules(target, self.directory, self.backend.ttl, self.plant == "deaf", self.dice.randrange(1 << 30))
+        rules = Rules(target, directory, self.backend.ttl, self.plant == "deaf", self.dice.randrange(1 << 30))
         member.begin(fight, rules)
-        self.fighters.append(member)
+        self.fighters[member] = directory
         self.hired += 1
 
     def holder(self) -> Member:
-        """The one that wrote last, if it still fights; else any."""
-        for line in reversed(self._last_writes()):
-            for member in self.fighters:
-                if member.pid == int(line.split()[1]):
-                    return member
-            break
-        return self.dice.choice(self.fighters)
+        """The one that wrote last, of any lock, if it still fights; else any."""
+        last = [writes[-1].split() for writes in map(self._last_writes, self.directories) if writes]
+        pid = int(max(last, key=lambda write: float(write[2]))[1]) if last else 0
+        return next((member for member in self.fighters if member.pid == pid), None) or self.anybody()
 
-    def kill(self) -> None:
-        victim = self.holder() if self.dice.random() < 0.3 else self.dice.choice(self.fighters)
+    def anybody(self) -> Member:
+        return self.dice.choice(list(self.fighters))
+
+    def kill(self, aimed: bool = True) -> None:
+        victim = self.holder() if aimed and self.dice.random() < 0.3 else self.anybody()
         if self.stopped is not None and victim is self.stopped[0]:
             return
         victim.kill()
-        self.fighters.remove(victim)
+        self.of_holders += self._wrote_last(victim)
         self.kills += 1
-        self.hire()
+        self.hire(self.fighters.pop(victim))
+
+    def _wrote_last(self, victim: Member) -> bool:
+        """A moment before it was killed."""
+        last = self._last_writes(self.fighters[victim])
+        return bool(last) and int(last[-1].split()[1]) == victim.pid and now() - float(last[-1].split()[2]) < 0.04
 
     def until_held(self) -> None:
         """Until somebody is in the middle of a long hold, or for three seconds: what is next shall hit a holder."""
         limit = now() + 3.0
         while now() < limit:
-            last = [line.split() for line in self._last_writes()]
-            if len(last) >= 4 and len({line[0] for line in last[-4:]}) == 1 and now() - float(last[-1][2]) < 0.02:
-                return
+            for directory in self.directories:
+                last = [line.split() for line in self._last_writes(directory)]
+                if len(last) >= 4 and len({line[0] for line in last[-4:]}) == 1 and now() - float(last[-1][2]) < 0.02:
+                    return
             time.sleep(0.002)
 
-    def _last_writes(self) -> list[bytes]:
+    def _last_writes(self, directory: str) -> list[bytes]:
         try:
-            with open(os.path.join(self.directory, "register"), "rb") as file:
+            with open(os.path.join(directory, "register"), "rb") as file:
                 file.seek(max(os.path.getsize(file.name) - 400, 0))
                 return file.read().splitlines()[1:]
         except OSError:
@@ -186,16 +213,20 @@ class Ring:
         if forgetful:
             self.excused.append((began, now() + (self.backend.ttl or 1.0)))
 
-    def fight(self, seconds: float, forgetful: bool) -> None:
+    def fight(self, seconds: float, forgetful: bool, kills: int, rounds: int) -> None:
         began = now()
         at: list[tuple[float, Any]] = [(second, self.kill) for second in _every(1.0, seconds)]
+        for more in range(1, kills):
+            at += [(second - more / kills, lambda: self.kill(aimed=False)) for second in _every(1.0, seconds)]
         at += [(second + 0.5, self.stop) for second in _every(5.0, seconds) if second + 0.5 < seconds]
         if seconds < 10:
             at.append((0.5, self.stop))
-        at.append((seconds / 3, lambda: self.restart(forgetful)))
-        cut = seconds * 2 / 3
-        lasts = min((self.backend.ttl or 1.0) * 1.5, seconds / 6)
-        at += [(cut, self._drop), (cut + lasts, self.network.heal)]
+        length = seconds / rounds
+        lasts = min((self.backend.ttl or 1.0) * 1.5, length / 6)
+        for number in range(rounds):
+            at.append((length * (number + 1 / 3), lambda: self.restart(forgetful)))
+            cut = length * (number + 2 / 3)
+            at += [(cut, self._drop), (cut + lasts, self.network.heal)]
         for second, act in sorted(at, key=lambda each: each[0]):
             while now() - began < second:
                 self.go_on()
@@ -205,8 +236,9 @@ class Ring:
             self.go_on()
             time.sleep(0.01)
         self.go_on(at_once=True)
-        with open(os.path.join(self.directory, "stop"), "w"):
-            pass
+        for directory in self.directories:
+            with open(os.path.join(directory, "stop"), "w"):
+                pass
         time.sleep(0.2)
 
     def _drop(self) -> None:
@@ -238,20 +270,31 @@ class DurableValkey(RedisBackend):
 
 
 def run(
-    engine: str, seconds: float, seed: int, *, network: str = "auto", forgetful: bool = False, plant: str = ""
+    engine: str,
+    seconds: float,
+    seed: int,
+    *,
+    network: str = "auto",
+    forgetful: bool = False,
+    plant: str = "",
+    plan: Plan = Plan(),  # noqa: B008 - it cannot be changed
 ) -> Fought:
     """One fight. Raises nothing for what it finds: that is in the verdict."""
     kinds = dict(BACKENDS)
     if not forgetful:
         kinds |= {"redis": DurableRedis, "valkey": DurableValkey}
-    with tempfile.TemporaryDirectory(prefix="interlock-fight-") as directory:
+    with tempfile.TemporaryDirectory(prefix="interlock-fight-") as place:
+        directories = [os.path.join(place, str(lock)) for lock in range(plan.locks)]
+        for directory in directories:
+            os.mkdir(directory)
         with partitionable(kinds[engine], network) as (backend, cut), Crew() as crew:
-            ring = Ring(crew, backend, cut, directory, seed, plant)
-            for _ in range(FIGHTERS):
-                ring.hire()
-            ring.fight(seconds, forgetful)
-        verdict = judge(read(directory), ring.excused)
-    return Fought(engine, cut.kind, seconds, seed, ring.kills, ring.stops, ring.restarts, ring.partitions, verdict)
+            ring = Ring(crew, backend, cut, directories, seed, plant)
+            for directory in directories * FIGHTERS:
+                ring.hire(directory)
+            ring.fight(seconds, forgetful, plan.kills, plan.rounds)
+        verdict = together(judge(read(directory), ring.excused) for directory in directories)
+    done = (ring.kills, ring.of_holders, ring.stops, ring.restarts, ring.partitions)
+    return Fought(engine, cut.kind, seconds, seed, *done, verdict)
 
 
 def main() -> int:
@@ -259,6 +302,9 @@ def main() -> int:
     parser.add_argument("--engine", choices=list(BACKENDS), required=True)
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--locks", type=int, default=1, help="at once, each with fighters of its own")
+    parser.add_argument("--kills", type=int, default=1, help="a second")
+    parser.add_argument("--rounds", type=int, default=1, help="of a restart and a partition")
     parser.add_argument("--network", choices=["auto", "namespace", "proxy"], default="auto")
     parser.add_argument("--forgetful", action="store_true")
     parser.add_argument("--plant", choices=["none", "deaf"], default="")
@@ -266,6 +312,7 @@ def main() -> int:
     fought = run(
         options.engine, options.seconds, options.seed,
         network=options.network, forgetful=options.forgetful, plant=options.plant,
+        plan=Plan(options.locks, options.kills, options.rounds),
     )  # fmt: skip
     said = fought.as_dict()
     said["verdict"]["faults"] = said["verdict"]["faults"][:10]

@@ -137,6 +137,13 @@ def judge(holds: Iterable[Hold], excused: Iterable[tuple[float, float]] = ()) ->
     )
 
 
+def together(verdicts: Iterable[Verdict]) -> Verdict:
+    """Of several locks, each with a history of its own."""
+    every = list(verdicts)
+    counts = [sum(numbers) for numbers in zip(*(each[:-1] for each in every), strict=True)]
+    return Verdict._make([*counts, [fault for each in every for fault in each.faults]])
+
+
 def _extent(hold: Hold) -> tuple[float, float]:
     return hold.got, max([hold.got, *hold.used])
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from .backends import BACKENDS
-from .fight import run
-from .history import Hold, judge
+from .fight import Plan, run
+from .history import Hold, judge, together
 
 SECONDS = 7.0
 
@@ -78,3 +78,20 @@ def test_tokens_that_go_back_are_found_and_may_be_excused() -> None:
 def test_a_hold_that_wrote_nothing_overlaps_nobody() -> None:
     verdict = judge([hold("a", 1, 0.0), hold("b", 2, 0.3, 0.4)])
     assert (verdict.faults, verdict.used) == ([], 1)
+
+
+def test_verdicts_of_several_locks_are_added_up() -> None:
+    right = judge([hold("a", 1, 0.0, 0.1, 0.2)])
+    wrong = judge([hold("a", 1, 0.0, 0.1, 0.5), hold("b", 2, 0.3, 0.4)])
+    both = together([right, wrong, wrong])
+    assert both[:-1] == (5, 5, 8, 0, 2, 0, 0)
+    assert both.faults == wrong.faults * 2
+
+
+@pytest.mark.slow
+def test_a_dense_fight_over_several_locks_is_told_as_one() -> None:
+    fought = run("redis", 8.0, 9, plan=Plan(locks=3, kills=3, rounds=2))
+    assert fought.verdict.faults == []
+    assert (fought.restarts, fought.partitions) == (2, 2)
+    assert fought.kills >= 12
+    assert fought.verdict.used >= 3
