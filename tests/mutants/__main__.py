@@ -42,7 +42,7 @@ MODULES: dict[str, list[str]] = {
 }
 
 
-LENGTHS = (10.0, 40.0, 120.0)
+LENGTHS = (10.0, 30.0, 80.0)
 """Seconds that the tests of a mutant take, batch by batch, where it changes nothing."""
 
 

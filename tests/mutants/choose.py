@@ -36,7 +36,7 @@ class Counted:
             if outcome == "failed":
                 self._failed.add(name)
 
-    def runs(self, module: str, lines: range) -> Iterator[Run]:
+    def runs(self, module: str, lines: Iterable[int]) -> Iterator[Run]:
         """Who runs one of these lines of the module."""
         path = next((path for path in self._data.measured_files() if path.endswith(f"/interlock/{module}")), None)
         if path is None:
@@ -59,7 +59,7 @@ class Choice:
         places = [path.parent for path in sorted(counted.glob("*/.coverage"))]
         self.all = [Counted(place) for place in places if (place / "times").exists()]
 
-    def runs(self, module: str, lines: range) -> list[Run]:
+    def runs(self, module: str, lines: Iterable[int]) -> list[Run]:
         return [run for each in self.all for run in each.runs(module, lines)]
 
 

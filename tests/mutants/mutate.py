@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import TypeGuard
 
 _TURNED: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Lt: ast.GtE, ast.GtE: ast.Lt, ast.Gt: ast.LtE, ast.LtE: ast.Gt,
@@ -19,20 +20,23 @@ _TURNED: dict[type[ast.cmpop], type[ast.cmpop]] = {
 class Mutant(NamedTuple):
     what: str
     source: str
-    lines: range
-    """Of the statement that is changed, as it stands in the original; of an `if` or a loop, without its body."""
+    lines: frozenset[int]
+    """Of the statement that is changed, as it stands in the original; of an `if` or a loop, without its body. Of a
+    function's defaults: its body. Of a constant of the module: where it, or what is made of it, is used."""
 
 
 def mutants(source: str) -> list[Mutant]:
     """All of a module."""
     tree = ast.parse(source)
+    used = _used(tree)
     found = []
     for at, (node, lines) in enumerate(_code(tree)):
         for way in _ways(node):
             changed = copy.deepcopy(tree)
             twin = list(_code(changed))[at][0]
-            what = f"line {node.lineno}: {_apply(twin, way)}"
-            found.append(Mutant(what, ast.unparse(ast.fix_missing_locations(changed)), lines))
+            what = f"line {node.lineno}:{node.col_offset + 1}: {_apply(twin, way)}"
+            text = ast.unparse(ast.fix_missing_locations(changed))
+            found.append(Mutant(what, text, used.get(lines, frozenset(lines))))
     return found
 
 
@@ -55,13 +59,40 @@ def _code(tree: ast.Module) -> Iterator[tuple[ast.expr | ast.stmt, range]]:
 
 def _lines(statement: ast.stmt) -> range:
     body = getattr(statement, "body", None)
+    if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        return range(statement.body[0].lineno, (statement.end_lineno or statement.lineno) + 1)
     last = body[0].lineno - 1 if body else statement.end_lineno or statement.lineno
     return range(statement.lineno, max(last, statement.lineno) + 1)
+
+
+def _used(tree: ast.Module) -> dict[range, frozenset[int]]:
+    """Where the constants of the module, by the lines of their statements, are used in functions."""
+    constants = {
+        _lines(statement): {node.id for node in ast.walk(statement) if _names(node, ast.Store)}
+        for statement in tree.body
+        if isinstance(statement, (ast.Assign, ast.AnnAssign))
+    }
+    mentions = [node for node in ast.walk(tree) if _names(node, ast.Load)]
+    found = {}
+    for lines, names in constants.items():
+        meant = set(names)
+        for others, made in constants.items():  # in order: what is made of it comes after it
+            if any(node.id in meant and node.lineno in others for node in mentions):
+                meant |= made
+        at_top = {line for each in constants for line in each}
+        found[lines] = frozenset(node.lineno for node in mentions if node.id in meant and node.lineno not in at_top)
+    return found
+
+
+def _names(node: ast.AST, how: type[ast.expr_context]) -> TypeGuard[ast.Name]:
+    return isinstance(node, ast.Name) and isinstance(node.ctx, how)
 
 
 def _idle(node: ast.AST) -> bool:
     if isinstance(node, ast.If) and isinstance(node.test, ast.Name):
         return node.test.id == "TYPE_CHECKING"
+    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+        return node.targets[0].id == "TYPE_CHECKING"
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 

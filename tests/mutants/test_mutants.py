@@ -39,10 +39,15 @@ def test_the_modules_are_there_and_have_mutants() -> None:
 
 def test_a_change_knows_the_lines_of_its_statement() -> None:
     made = mutants("if a == 1 and (\n    b or c\n):\n    f(\n        2\n    )\n")
-    assert {(mutant.what.partition("  ->")[0], mutant.lines) for mutant in made} == {
-        ("line 1: a == 1 and (b or c)", range(1, 4)), ("line 1: a == 1", range(1, 4)), ("line 1: 1", range(1, 4)),
-        ("line 2: b or c", range(1, 4)), ("line 4: f(2)", range(4, 7)), ("line 5: 2", range(4, 7)),
+    assert {(mutant.what.partition("  ->")[0], *sorted(mutant.lines)) for mutant in made} == {
+        ("line 1:4: a == 1 and (b or c)", 1, 2, 3), ("line 1:4: a == 1", 1, 2, 3), ("line 1:9: 1", 1, 2, 3),
+        ("line 2:5: b or c", 1, 2, 3), ("line 4:5: f(2)", 4, 5, 6), ("line 5:9: 2", 4, 5, 6),
     }  # fmt: skip
+
+
+def test_a_constant_is_where_it_is_used() -> None:
+    (made,) = mutants("A = 1\nB = A\nC = x\n\ndef f():\n    return A\n\ndef g(y=B):\n    z(C)\n    return B\n")[:1]
+    assert (made.what.partition("  ->")[0], sorted(made.lines)) == ("line 1:5: 1", [6, 8, 10])
 
 
 def test_own_and_fast_tests_come_first_and_batches_end() -> None:
