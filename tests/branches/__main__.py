@@ -35,8 +35,9 @@ PLACES = [
 # of other things, and slow under a tracer, or at odds with it: they trace by themselves
 WITHOUT = {
     "tests/test_docs_tables.py", "tests/test_otel.py", "tests/test_import_cost.py", "tests/test_servers.py",
-    "tests/engines/test_application.py", "tests/engines/test_postgres_talking.py", "tests/faults/test_forks.py",
-    "tests/faults/test_interrupts.py", "tests/faults/test_traced.py", "tests/process/test_trace.py",
+    "tests/engines/test_application.py", "tests/engines/test_every_url.py", "tests/engines/test_postgres_talking.py",
+    "tests/faults/test_forks.py", "tests/faults/test_interrupts.py", "tests/faults/test_traced.py",
+    "tests/process/test_trace.py",
 }  # fmt: skip
 
 
