@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import select
+import signal
 import subprocess
 import sys
 import time
@@ -9,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from interlock import RWLock
+from interlock import Lock, RWLock, inspect
+from interlock.engines.kernel import tickets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -17,6 +21,9 @@ if TYPE_CHECKING:
 
 if sys.platform != "linux":
     pytest.skip("read-write locks on a path are Linux only", allow_module_level=True)
+
+from interlock.engines.kernel import readwrite
+from interlock.engines.kernel.ops import Ops
 
 PROGRAM = """
 import sys, time
@@ -64,6 +71,19 @@ class Peer:
     def kill(self) -> None:
         self._process.kill()
 
+    def stop(self) -> None:
+        """SIGSTOP, and it has stopped."""
+        os.kill(self._process.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
+
+    def go_on(self) -> None:
+        os.kill(self._process.pid, signal.SIGCONT)
+
+    def silent(self, seconds: float) -> bool:
+        """It says nothing for so long."""
+        assert self._process.stdout is not None
+        return not select.select([self._process.stdout], [], [], seconds)[0]
+
     def end(self) -> None:
         self._process.kill()
         self._process.communicate()
@@ -92,6 +112,22 @@ def until_shut(path: Path) -> None:
         time.sleep(0.001)
 
 
+def until_waited_for(path: Path) -> None:
+    limit = time.monotonic() + 60
+    while not inspect(path).waiters:
+        assert time.monotonic() < limit
+        time.sleep(0.001)
+
+
+def until_ranges(path: Path) -> None:
+    """Until somebody has got the bytes of writers."""
+    limit = time.monotonic() + 60
+    with open(path, "rb+") as file:
+        while not tickets.anybody_since(Ops(), file.fileno(), readwrite.DATA, readwrite.DATA + 1):
+            assert time.monotonic() < limit
+            time.sleep(0.001)
+
+
 def test_8_readers_hold_together_and_a_writer_waits_for_them_only(tmp_path: Path, peer: Callable[[], Peer]) -> None:
     readers = [peer() for _ in range(8)]
     for reader in readers:
@@ -100,11 +136,14 @@ def test_8_readers_hold_together_and_a_writer_waits_for_them_only(tmp_path: Path
     writer.tell("write")
     until_shut(tmp_path / "lock")
     late.tell("read")
-    released = [reader.ask("release") for reader in readers]
+    released = [reader.ask("release") for reader in readers[1:]]
+    asked = time.monotonic()
+    released.append(readers[0].ask("release"))
     written = writer.hear()
-    assert written > max(released) - 0.001
-    assert written < max(released) + 60
-    assert writer.ask("release") <= late.hear() + 0.001
+    assert asked < written < max(released) + 60
+    asked = time.monotonic()
+    writer.ask("release")
+    assert asked < late.hear()
     late.ask("release")
 
 
@@ -140,6 +179,52 @@ def test_a_writer_that_is_killed_while_it_waits_lets_readers_in(tmp_path: Path, 
         reader.hear()
         hold.assert_held()
         reader.ask("release")
+
+
+@pytest.mark.parametrize("mode", ["read", "update", "write"])
+@pytest.mark.parametrize("held", ["read", "write"])
+def test_a_writer_that_stands_still_while_it_waits_is_passed_by_once_nobody_holds(
+    tmp_path: Path, peer: Callable[[], Peer], held: str, mode: str
+) -> None:
+    """Not before: whoever waits behind it stays shut out while anybody has the lock, shared as it may be."""
+    path = tmp_path / "lock"
+    with getattr(RWLock(path), held)() as hold:
+        writer = peer()
+        writer.tell("write")
+        until_waited_for(path)
+        writer.stop()
+        other = peer()
+        other.tell(mode)
+        assert other.silent(0.5)
+        hold.assert_held()
+    other.hear()
+    writer.go_on()
+    assert writer.silent(0.1)
+    asked = time.monotonic()
+    other.ask("release")
+    assert asked < writer.hear()
+
+
+def test_a_writer_that_stands_still_behind_a_lock_keeps_its_ranges(tmp_path: Path, peer: Callable[[], Peer]) -> None:
+    """What it has got it keeps, see `ranges`: so it is passed by a `Lock`, and not by those who want ranges too."""
+    path = tmp_path / "lock"
+    with Lock(path):
+        writer = peer()
+        writer.tell("write")
+        until_waited_for(path)
+        until_ranges(path)
+        writer.stop()
+        other = peer()
+        other.tell("read")
+    with Lock(path, timeout=20):
+        assert other.silent(0.2)
+    assert other.silent(0.2)
+    writer.go_on()
+    writer.hear()
+    assert other.silent(0.1)
+    asked = time.monotonic()
+    writer.ask("release")
+    assert asked < other.hear()
 
 
 def test_updaters_that_upgrade_do_not_deadlock(peer: Callable[[], Peer]) -> None:
