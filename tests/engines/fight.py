@@ -231,6 +231,7 @@ class Ring:
             while now() - began < second:
                 self.go_on()
                 time.sleep(0.01)
+            self.go_on()  # here too: a plan that is behind its times does not sleep
             act()
         while now() - began < seconds:
             self.go_on()
