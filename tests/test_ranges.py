@@ -1,0 +1,127 @@
+"""What read-write locks and semaphores on a path do where the world changes, or fails, between two of their calls."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from interlock import LostError, NotHeldError, RWLock, Semaphore, UnsupportedError
+from interlock.engines import kernel
+from interlock.engines.kernel import tickets
+
+from .seam import descriptors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+if sys.platform != "linux":
+    pytest.skip("read-write locks on a path are Linux only", allow_module_level=True)
+
+KINDS: dict[str, Callable[[Path], Any]] = {
+    "read": lambda path: RWLock(path).try_read(),
+    "update": lambda path: RWLock(path).try_update(),
+    "write": lambda path: RWLock(path).try_write(),
+    "permit": lambda path: Semaphore(path, 1).try_acquire(),
+}
+EACH = pytest.mark.parametrize("kind", list(KINDS))
+
+
+def is_range(request: bytes) -> bool:
+    """Is it an attempt to get what excludes others?"""
+    kind, _, start, _, _ = tickets._FLOCK.unpack(request)
+    return bool(kind != tickets._NONE and start < tickets.TAKEN)
+
+
+@EACH
+def test_a_file_replaced_after_it_was_opened_is_not_what_is_held(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who comes later opens the new file, so a hold of the old one would exclude nobody."""
+    path = tmp_path / "lock"
+    path.touch()
+    ops = kernel.engine().ops
+    real = ops.flock
+    replaced: list[int] = []
+
+    def flock(fd: int, how: int) -> None:
+        real(fd, how)
+        if not replaced:
+            replaced.append(fd)
+            os.unlink(path)
+            path.touch()
+
+    monkeypatch.setattr(ops, "flock", flock)
+    hold = KINDS[kind](path)
+    monkeypatch.undo()
+    assert replaced
+    assert hold is not None
+    assert not hold.lost
+    other = KINDS["permit" if kind == "permit" else "write"](path)
+    assert other is None, "both have it"
+    hold.release()
+    assert descriptors(path) == []
+
+
+@EACH
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EIO, errno.EBADF])
+def test_an_error_of_a_range_says_where_and_leaves_nothing(
+    kind: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lock"
+    ops = kernel.engine().ops
+    real = ops.fcntl
+
+    def failing(fd: int, what: int, request: bytes) -> Any:
+        if what == tickets._SETLK and is_range(request):
+            raise OSError(number, os.strerror(number))
+        return real(fd, what, request)
+
+    monkeypatch.setattr(ops, "fcntl", failing)
+    with pytest.raises((UnsupportedError, OSError)) as caught:
+        KINDS[kind](path)
+    monkeypatch.undo()
+    assert str(path) in str(caught.value)
+    if number == errno.EIO:
+        assert isinstance(caught.value, OSError)
+        assert caught.value.errno == errno.EIO
+    else:
+        assert isinstance(caught.value, UnsupportedError)
+        said = "may only be read" if number == errno.EBADF else "has no open file description locks"
+        assert said in str(caught.value)
+    assert descriptors(path) == []
+    hold = KINDS[kind](path)
+    assert hold is not None
+    hold.release()
+
+
+def test_a_hold_that_is_released_while_it_is_upgraded(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    reader, hold = RWLock(path).read(), RWLock(path).update()
+    told: list[BaseException] = []
+
+    def upgrade() -> None:
+        try:
+            hold.upgrade(20)
+        except (NotHeldError, LostError) as error:
+            told.append(error)
+
+    thread = threading.Thread(target=upgrade)
+    thread.start()
+    limit = time.monotonic() + 60
+    while (other := RWLock(path).try_read()) is not None:  # until it waits
+        other.release()
+        assert time.monotonic() < limit
+    hold.release()
+    reader.release()
+    thread.join(60)
+    assert [type(error) for error in told] == [NotHeldError]
+    with RWLock(path).write(20):
+        pass
+    assert descriptors(path) == []
