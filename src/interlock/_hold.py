@@ -174,22 +174,25 @@ class _BaseHold:
         claim = self._claim
         if claim is None or not (turns.get(claim.line) is claim or claim in granted):
             return False
-        # From here to `depth` nothing is called, so no other thread comes in between: it would release the same hold,
-        # and close a descriptor that is somebody else's by then.
+        # From here to `claim.depth` nothing is called, so no other thread comes in between: it would release the same
+        # hold, and close a descriptor that is somebody else's by then.
         if self._claim is None:
             return False
-        self._was = claim
-        self._claim = None
         depth = claim.depth
-        claim.depth = depth - 1
-        if depth == 1:
-            try:
+        self._was = claim
+        try:
+            self._claim = None
+            claim.depth = depth - 1
+            if depth == 1:
                 if not later:
                     claim.line.let_go(claim)
                 end(claim)
-            except BaseException:
-                end(claim)  # an interrupt, as nothing else is raised in there: once more, to the end
-                raise
+        except BaseException:  # an interrupt, as nothing else is raised in there: once more, to the end
+            self._claim = None
+            claim.depth = depth - 1
+            if depth == 1:
+                end(claim)
+            raise
         return True
 
     def _not_held(self) -> NotHeldError:
@@ -236,10 +239,10 @@ class Hold(_BaseHold):
             return
         # As in `Lock.__exit__`: nothing was called since `_claim` was read.
         self._was = claim
-        self._claim = None
-        claim.depth = 0
-        line = claim.line
         try:
+            self._claim = None
+            claim.depth = 0
+            line = claim.line
             line.let_go(claim)
             if turn_of(line) is claim:
                 del turns[line]
@@ -248,6 +251,8 @@ class Hold(_BaseHold):
             if line.queue:
                 wake_first(line)
         except BaseException:
+            self._claim = None
+            claim.depth = 0
             end(claim)
             raise
 

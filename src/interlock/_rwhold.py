@@ -158,15 +158,17 @@ class RWHold(_Modes, Hold):
             return
         # As in `Hold.release`: nothing was called since `_claim` was read.
         self._was = claim
-        self._claim = None
-        claim.depth = 0
-        line = claim.line
         try:
+            self._claim = None
+            claim.depth = 0
+            line = claim.line
             line.let_go(claim)
             granted.pop(claim, None)
             if line.queue:
                 wake_first(line)
         except BaseException:
+            self._claim = None
+            claim.depth = 0
             end(claim)
             raise
 

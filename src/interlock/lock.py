@@ -269,10 +269,10 @@ class Lock(_BaseLock):
             return
         # Nothing was called since `_claim` was read, so no other thread releases the same hold; see `Hold._let_go`.
         hold._was = claim
-        hold._claim = None
-        claim.depth = 0
-        line = claim.line
         try:
+            hold._claim = None
+            claim.depth = 0
+            line = claim.line
             line.let_go(claim)
             if turn_of(line) is claim:
                 del turns[line]
@@ -281,6 +281,8 @@ class Lock(_BaseLock):
             if line.queue:
                 wake_first(line)
         except BaseException:
+            hold._claim = None
+            claim.depth = 0
             end(claim)
             raise
 
