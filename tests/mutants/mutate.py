@@ -22,7 +22,7 @@ class Mutant(NamedTuple):
     source: str
     lines: frozenset[int]
     """Of the statement that is changed, as it stands in the original; of an `if` or a loop, without its body. Of a
-    function's defaults: its body. Of a constant of the module: where it, or what is made of it, is used."""
+    function's defaults: its body. Of a constant of the module or a class: where it, or what is made of it, is used."""
 
 
 def mutants(source: str) -> list[Mutant]:
@@ -66,26 +66,33 @@ def _lines(statement: ast.stmt) -> range:
 
 
 def _used(tree: ast.Module) -> dict[range, frozenset[int]]:
-    """Where the constants of the module, by the lines of their statements, are used in functions."""
+    """Where the constants of the module and of its classes, by the lines of their statements, are used in functions."""
+    classes = [statement for statement in tree.body if isinstance(statement, ast.ClassDef)]
     constants = {
-        _lines(statement): {node.id for node in ast.walk(statement) if _names(node, ast.Store)}
-        for statement in tree.body
+        _lines(statement): {node.id for node in ast.walk(statement) if _stored(node)}
+        for statement in [*tree.body, *(statement for each in classes for statement in each.body)]
         if isinstance(statement, (ast.Assign, ast.AnnAssign))
     }
-    mentions = [node for node in ast.walk(tree) if _names(node, ast.Load)]
-    found = {}
+    at_top = {line for each in constants for line in each}
+    mentions = [found for node in ast.walk(tree) for found in _mentioned(node)]
+    used = {}
     for lines, names in constants.items():
         meant = set(names)
         for others, made in constants.items():  # in order: what is made of it comes after it
-            if any(node.id in meant and node.lineno in others for node in mentions):
+            if any(name in meant and line in others for name, line in mentions):
                 meant |= made
-        at_top = {line for each in constants for line in each}
-        found[lines] = frozenset(node.lineno for node in mentions if node.id in meant and node.lineno not in at_top)
-    return found
+        used[lines] = frozenset(line for name, line in mentions if name in meant and line not in at_top)
+    return used
 
 
-def _names(node: ast.AST, how: type[ast.expr_context]) -> TypeGuard[ast.Name]:
-    return isinstance(node, ast.Name) and isinstance(node.ctx, how)
+def _stored(node: ast.AST) -> TypeGuard[ast.Name]:
+    return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+
+
+def _mentioned(node: ast.AST) -> list[tuple[str, int]]:
+    if isinstance(node, ast.Attribute):
+        return [(node.attr, node.lineno)]
+    return [(node.id, node.lineno)] if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) else []
 
 
 def _idle(node: ast.AST) -> bool:

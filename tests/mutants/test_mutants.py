@@ -48,6 +48,8 @@ def test_a_change_knows_the_lines_of_its_statement() -> None:
 def test_a_constant_is_where_it_is_used() -> None:
     (made,) = mutants("A = 1\nB = A\nC = x\n\ndef f():\n    return A\n\ndef g(y=B):\n    z(C)\n    return B\n")[:1]
     assert (made.what.partition("  ->")[0], sorted(made.lines)) == ("line 1:5: 1", [6, 8, 10])
+    (made,) = mutants("class A:\n    taken = False\n\n    def f(self):\n        return self.taken\n")
+    assert (made.what.partition("  ->")[0], sorted(made.lines)) == ("line 2:13: False", [5])
 
 
 def test_own_and_fast_tests_come_first_and_batches_end() -> None:
