@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
+from typing import Any
 
 import pytest
 
-from interlock import Lock, RLock
+from interlock import AsyncRWLock, AsyncSemaphore, Lock, RLock, RWLock, Semaphore, inspect
 from interlock.engines.memory import MemoryEngine, engine
 
 
@@ -105,3 +108,30 @@ print("parent")
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (result.stdout, result.stderr) == ("child\nparent\n", "")
+
+
+@pytest.mark.parametrize("kind", ["write", "permit"])
+def test_who_waits_in_a_loop_that_was_closed_over_it_blocks_nobody(kind: str) -> None:
+    target = f"memory://#closed {kind}"
+    left: list[asyncio.Task[Any]] = []
+
+    async def wait() -> None:
+        lock = AsyncRWLock(target).write() if kind == "write" else AsyncSemaphore(target, 1).acquire()
+        left.append(asyncio.ensure_future(lock))
+        for _ in range(100):
+            await asyncio.sleep(0)
+
+    def acquire(timeout: float) -> Any:
+        return RWLock(target).write(timeout) if kind == "write" else Semaphore(target, 1).acquire(timeout)
+
+    with acquire(0):
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=lambda: (loop.run_until_complete(wait()), loop.close()))
+        thread.start()
+        thread.join(60)
+        assert len(inspect(target).waiters) == 1
+    assert not inspect(target).waiters, "nobody looks for it any more"
+    began = time.monotonic()
+    with acquire(20):
+        assert time.monotonic() - began < 10
+    left.pop()._log_destroy_pending = False  # type: ignore[attr-defined]
