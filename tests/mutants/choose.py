@@ -30,8 +30,12 @@ class Counted:
         self._data.read()
         self.seconds: dict[str, float] = {}
         self._failed: set[str] = set()
+        self._server = 0.0
+        """Seconds of the longest setup: of a server, which starts for any of the file's tests."""
         for line in (place / "times").read_text(encoding="utf-8").splitlines():
-            seconds, outcome, _, name = line.split("\t", 3)
+            seconds, outcome, when, name = line.split("\t", 3)
+            if when == "setup" and float(seconds) > 1.0:
+                self._server = max(self._server, float(seconds))
             self.seconds[name] = self.seconds.get(name, 0.0) + float(seconds)
             if outcome == "failed":
                 self._failed.add(name)
@@ -46,7 +50,7 @@ class Counted:
         names = {context.partition("|")[2] for context in contexts}
         tests = sorted(name for name in names - self._failed if name in self.seconds)
         for name in tests:
-            yield Run(name, self.seconds[name])
+            yield Run(name, self.seconds[name] + self._server)
         if "" in names and not tests and not self._failed and self.seconds:
             # by an import, or by its children
             yield Run(next(iter(self.seconds)).partition("::")[0], sum(self.seconds.values()))
