@@ -4,7 +4,6 @@ that is one too great. Each is one that a tired person might make."""
 from __future__ import annotations
 
 import ast
-import copy
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -30,12 +29,12 @@ def mutants(source: str) -> list[Mutant]:
     tree = ast.parse(source)
     used = _used(tree)
     found = []
-    for at, (node, lines) in enumerate(_code(tree)):
+    for node, lines in list(_code(tree)):
         for way in _ways(node):
-            changed = copy.deepcopy(tree)
-            twin = list(_code(changed))[at][0]
-            what = f"line {node.lineno}:{node.col_offset + 1}: {_apply(twin, way)}"
-            text = ast.unparse(ast.fix_missing_locations(changed))
+            right = vars(node).copy()
+            what = f"line {node.lineno}:{node.col_offset + 1}: {_apply(node, way)}"
+            text = ast.unparse(ast.fix_missing_locations(tree))
+            vars(node).update(right)
             found.append(Mutant(what, text, used.get(lines, frozenset(lines))))
     return found
 
@@ -120,7 +119,7 @@ def _ways(node: ast.AST) -> list[str]:
 def _apply(node: ast.AST, way: str) -> str:
     before = ast.unparse(node)
     if isinstance(node, ast.Compare):
-        node.ops[0] = _TURNED[type(node.ops[0])]()
+        node.ops = [_TURNED[type(node.ops[0])](), *node.ops[1:]]
     elif isinstance(node, ast.BoolOp):
         node.op = ast.Or() if isinstance(node.op, ast.And) else ast.And()
     elif isinstance(node, ast.UnaryOp):
