@@ -276,6 +276,7 @@ def child(subject: Subject, stay: int | None, judged: int) -> None:
         faults = judge(subject)
         if stay is not None:
             os.close(judged)
+            signal.alarm(0)  # it stays for as long as the sweep takes
             os.read(stay, 1)
             signal.alarm(PATIENCE)
             if not subject.attempt(subject.path, PATIENCE / 2):

@@ -147,9 +147,7 @@ def test_where_nobody_waits_for_another_file_nothing_is_looked_at(
         Lock(paths[0]).acquire(0)
 
 
-def test_what_was_there_only_once_is_not_told(
-    spawn: Spawn, paths: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_there_only_once_is_not_told(spawn: Spawn, paths: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     ring(spawn, paths, 2)
     assert len(cycles.find(paths[0])) == 2
     monkeypatch.setattr(cycles, "_edges_of", lambda pids: [])

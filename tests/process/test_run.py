@@ -271,9 +271,7 @@ def test_giving_up(start: Callable[..., Process], path: str, option: tuple[str, 
 
 
 @linux
-def test_a_killed_wrapper_does_not_free_the_lock_of_a_running_command(
-    start: Callable[..., Process], path: str
-) -> None:
+def test_a_killed_wrapper_does_not_free_the_lock_of_a_running_command(start: Callable[..., Process], path: str) -> None:
     holder = start(*TOOL, "run", path, "--", "sh", "-c", "echo ready; read end; echo done")
     holder.line()
     [command] = children(holder.pid)

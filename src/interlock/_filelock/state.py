@@ -27,6 +27,11 @@ process = object()
 """Replaced in a forked child: what was made under another one belongs to the parent."""
 
 
+def _not_pickled(path: str) -> TypeError:
+    """As in filelock, where it is the accident that an `RLock` cannot be."""
+    return TypeError(f"the lock object of {path} belongs to one process and cannot be pickled: make another one there")
+
+
 class FileLockContext:
     """The changing part of a lock object: the defaults that its properties set, and its hold."""
 
@@ -61,6 +66,9 @@ class FileLockContext:
         self.poll_interval = poll_interval
         self.lifetime = lifetime
 
+    def __reduce__(self) -> str:
+        raise _not_pickled(self.lock_file)
+
 
 class ThreadLocalFileContext(FileLockContext):
     """The context of one thread."""
@@ -80,6 +88,9 @@ class Shared:
         self.context.gate = Line(GATE, "", options[0])
         known[self.context] = None
 
+    def __reduce__(self) -> str:
+        raise _not_pickled(self.context.lock_file)
+
 
 class PerThread(threading.local):
     """Holds a context per thread, made when a thread first asks. `known` has them all, while they matter."""
@@ -92,6 +103,9 @@ class PerThread(threading.local):
             if other.lock_file_fd is None and other.thread is not None and not other.thread.is_alive():
                 known.pop(other, None)
         known[self.context] = None
+
+    def __reduce__(self) -> str:
+        raise _not_pickled(self.context.lock_file)
 
 
 class _Gate:
