@@ -35,7 +35,7 @@ CHOSEN = [
     ("nfs4", "rw,vers=4.2,local_lock=none", "dual"),
     ("nfs", "rw,vers=3,local_lock=none", "dual"),
     ("nfs", "rw,vers=3,local_lock=posix", "flock"),
-    ("cifs", "rw,vers=3.1.1", "flock"),
+    ("cifs", "rw,vers=3.1.1", "range"),
     ("gpfs", "rw", "dual"),
     ("lustre", "rw,flock", "flock"),
     ("lustre", "rw", "flock"),
@@ -153,6 +153,14 @@ def test_dual_on_smb(tmp_path: Path, places: Places) -> None:
         Lock(tmp_path / "a.lock", primitive="dual").acquire()
 
 
+def test_flock_on_smb(tmp_path: Path, places: Places) -> None:
+    places.mount(tmp_path, "cifs")
+    with pytest.raises(UnsupportedError, match="ends the flock of another process"):
+        Lock(tmp_path / "a.lock", primitive="flock").acquire()
+    with Lock(tmp_path / "a.lock", primitive="local"):
+        pass
+
+
 @pytest.mark.parametrize("primitive", ["flock", "dual"])
 def test_who_knows_more_than_the_table_may_say_so(
     primitive: Any, tmp_path: Path, places: Places
@@ -231,7 +239,7 @@ def test_what_the_table_says_has_a_source() -> None:
 
 def test_auto_takes_nothing_that_is_not_known_to_exclude() -> None:
     for fact in (*facts.FACTS, facts.ANY_OTHER):
-        assert fact.auto in ("", "flock", "dual")
+        assert fact.auto in ("", "flock", "dual", "range")
         if fact.auto:
             assert fact.hosts(fact.auto) in (facts.YES, facts.ALONE), fact.title
         if fact.auto == "flock":

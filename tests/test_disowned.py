@@ -7,16 +7,17 @@ kernel are played.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if sys.platform != "linux":
     pytest.skip("network filesystems are looked at on Linux", allow_module_level=True)
 
-from interlock import Lock, LostError
+from interlock import Hold, Lock, LostError
 from interlock._wait import inotify
 from interlock.engines import kernel
 from interlock.engines.kernel.ops import Ops
@@ -109,3 +110,47 @@ def test_the_read_asks_the_server_and_not_the_cache(tmp_path: Path, ops: Ops) ->
         hold.assert_held()
         hold.assert_held()
         assert seen in ([os.O_DIRECT] * 2, [0] * 2)  # 0: this directory's filesystem has none (tmpfs before 6.6)
+
+
+def unlock(hold: Hold) -> None:
+    """Behind its back."""
+    claim: Any = hold._claim
+    fcntl.flock(claim.fd, fcntl.LOCK_UN)
+
+
+def test_nfs3_is_asked_by_locking_once_more(tmp_path: Path, ops: Ops) -> None:
+    """Played: the server has forgotten the lock, so another descriptor gets it."""
+    path = tmp_path / "a.lock"
+    hold = Lock(path).acquire(0)
+    answer(ops, "nfs at /mnt", 0)
+    hold.assert_held()  # nobody else has it, so it is ours still, or again
+    with path.open("r+") as other:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        unlock(hold)
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with pytest.raises(LostError, match="another host"):
+            hold.assert_held()
+    assert hold.lost  # for good
+    hold.release()
+    nothing_left(path)
+
+
+def test_a_lock_that_nobody_took_is_taken_back(tmp_path: Path, ops: Ops) -> None:
+    path = tmp_path / "a.lock"
+    with Lock(path).acquire(0) as hold, path.open("r+") as other:
+        answer(ops, "nfs at /mnt", 0)
+        unlock(hold)
+        hold.assert_held()
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_nfs4_is_not_locked_again(tmp_path: Path, ops: Ops) -> None:
+    """It says EIO for what is lost; and what was lost must not be taken back unnoticed."""
+    path = tmp_path / "a.lock"
+    with Lock(path).acquire(0) as hold, path.open("r+") as other:
+        answer(ops, "nfs4 at /mnt", 0)
+        unlock(hold)
+        hold.assert_held()
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -777,3 +777,64 @@ print(sorted(set(sys.modules) - before))
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "x")], capture_output=True, text=True)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
     assert not list((tmp_path / "x.interlock").glob("waits-*"))
+
+
+def test_a_client_that_knows_an_open_file_by_its_first_name_only(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SMB: fstat(2) of the record says ENOENT once the name it was made with is gone."""
+    made, _ = patched(path)
+    hold = made.acquire(0)
+    claim: Any = hold._claim
+    real = os.fstat
+
+    def fstat(fd: int) -> os.stat_result:
+        if fd == claim.fd:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return real(fd)
+
+    monkeypatch.setattr(os, "fstat", fstat)
+    assert claim.line.engine.renew(claim) == ""
+    hold.assert_held()
+    newest(path).unlink()
+    with pytest.raises(LostError, match="was removed"):
+        hold.assert_held()
+    hold.release()
+
+
+@pytest.mark.parametrize("may_write", [True, False])
+def test_records_of_other_hosts_are_opened_for_writing_where_that_is_allowed(
+    path: Path, monkeypatch: pytest.MonkeyPatch, may_write: bool
+) -> None:
+    """NFSv4 gives a host that only reads a delegation, for which others wait when the host is dead."""
+    lock(path).acquire(0).release()
+    record, ways = os.fspath(newest(path)), []
+    real = os.open
+
+    def opened(name: Any, flags: int, *rest: Any, **options: Any) -> int:
+        if name == record:
+            ways.append(flags & os.O_ACCMODE)
+            if not may_write and flags & os.O_RDWR:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(name, flags, *rest, **options)
+
+    monkeypatch.setattr(os, "open", opened)
+    patched(path, trusted=False)[0].acquire(0).release()
+    assert set(ways) == ({os.O_RDWR} if may_write else {os.O_RDWR, os.O_RDONLY})
+    ways.clear()
+    record = os.fspath(newest(path))
+    patched(path, trusted=True)[0].acquire(0).release()
+    assert set(ways) == {os.O_RDONLY}  # it would wake those who wait for a release
+
+
+def test_the_file_at_the_path_outlives_a_loss_of_power(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it may be empty, which nobody can tell from another protocol's."""
+    settled = []
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        settled.append((os.fstat(fd).st_ino, os.fstat(fd).st_size))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    lock(path).acquire(0).release()
+    assert (path.stat().st_ino, path.stat().st_size) in settled
+    assert path.stat().st_size

@@ -103,13 +103,31 @@ def _chaos(options: argparse.Namespace) -> int:
             options.output.write_text(json.dumps(results, indent=2) + "\n")
         if options.page is not None:
             options.page.write_text(page(results))
-        print(chaos.shown(found["cells"][-1]) if found["cells"] else "", file=sys.stderr, flush=True)
+        print(len(found["cells"]), chaos.shown(found["cells"]), file=sys.stderr, flush=True)
 
-    found = chaos.run(
-        options.chaos or list(chaos.TROUBLES), list(chaos.MOUNTS), list(chaos.LOCKS), doctor=("NFSv4.2",), tell=keep
-    )
+    troubles = (options.chaos or list(chaos.TROUBLES)) * options.again
+    found = chaos.run(troubles, list(chaos.MOUNTS), list(chaos.LOCKS), tell=keep)
+    if not options.chaos:
+        found["doctor"] = chaos.run([], list(MOUNTS), [], doctor=tuple(MOUNTS))["doctor"]
+        keep(found)
     print(chaos.section(found))
     return 1 if any(cell["verdict"] == "overlaps" for cell in found["cells"]) else 0
+
+
+def _merged(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of several runs: what the first one says, and all that happened to hosts."""
+    merged = dict(results[0])
+    for other in results[1:]:
+        if "cells" in other:
+            merged["cells"] = merged.get("cells", []) + other["cells"]
+            merged["plan"], merged["kernel"] = other["plan"], other["kernel"]
+        if "chaos" in other:
+            before = merged.setdefault("chaos", {"cells": [], "doctor": {}})
+            merged["chaos"] = {
+                "cells": before["cells"] + other["chaos"]["cells"],
+                "doctor": before["doctor"] or other["chaos"]["doctor"],
+            }
+    return merged
 
 
 def main() -> int:
@@ -121,11 +139,12 @@ def main() -> int:
     parser.add_argument("--locks", nargs="*", default=list(LOCKS), choices=LOCKS, metavar="LOCK")
     parser.add_argument("--output", type=Path, help="where the JSON goes; else to standard output")
     parser.add_argument("--page", type=Path, help="where the page of the documentation goes")
-    parser.add_argument("--read", type=Path, help="run nothing, take the results from this JSON")
+    parser.add_argument("--again", type=int, default=1, help="how often each trouble")
+    parser.add_argument("--read", type=Path, nargs="*", help="run nothing, take the results from these JSON files")
     parser.add_argument("--chaos", nargs="*", choices=chaos.TROUBLES, metavar="TROUBLE", help="to the hosts; only that")
     options = parser.parse_args()
-    if options.read is not None:
-        options.page.write_text(page(json.loads(options.read.read_text())))
+    if options.read:
+        options.page.write_text(page(_merged([json.loads(path.read_text()) for path in options.read])))
         return 0
     if lacking := missing():
         parser.exit(2, f"needs {', '.join(lacking)}\n")

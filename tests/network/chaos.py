@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-TROUBLES = ("kill", "pause", "partition", "reboot", "clock")
+TROUBLES = ("pause", "partition", "reboot", "mute", "clock", "loss", "kill")
 MOUNTS = ("NFSv3", "NFSv4.2", "SMB 3.1.1 nolease")
 LOCKS = ("auto", "flock", "dual", "marker")
 LEASE = 10.0
@@ -154,19 +154,19 @@ class Chaos:
             cell["second"] = said(second[slot], began + WAIT + (name != "kill") * 30 - time.monotonic())
             cell["after"] = round(came[slot], 1) if slot in came else None
             cell["verdict"] = _verdict(name, cell, slot in inside)
+        outside = [slot for slot in held if slot not in came]
         for phone in [two] if name == "kill" else [one, two]:
-            for answer in [phone.ask(str(slot), "release") for slot in held if phone is one or slot in came]:
+            for answer in [phone.ask(str(slot), "release") for slot in held if phone is one or slot not in outside]:
                 said(answer, 20)
         if name == "kill":
             self._guests.boot("one")
             self._answer("one")
             self._mount("one")
-            for slot in held:  # NFSv3: its locks stay until it tells that it has booted
-                if slot not in came:
-                    late = said(second[slot], 30)
-                    cells[slot]["after_boot"] = late["said"]
-                    if late["said"] == "in":
-                        said(two.ask(str(slot), "release"), 20)
+            for slot in outside:  # NFSv3: its locks stay until it tells that it has booted
+                late = said(second[slot], 30)
+                cells[slot]["after_boot"] = late["said"]
+                if late["said"] == "in":
+                    said(two.ask(str(slot), "release"), 20)
         return list(cells.values())
 
     def doctor(self, mount: str) -> str:
@@ -223,6 +223,20 @@ class Chaos:
         self._answer("server")
         self._wait(second, 2 * LEASE)
 
+    def _mute(self, second: dict[Any, Future[dict[str, Any]]]) -> None:
+        """As `_reboot`, but the server does not tell the clients that it booted (NFSv3)."""
+        (self._guests.out / "mute").touch()
+        self._reboot(second)
+        (self._guests.out / "mute").unlink()
+
+    def _loss(self, second: dict[Any, Future[dict[str, Any]]]) -> None:
+        words = ["tc", "qdisc", "add", "dev", "eth0", "root", "netem", "loss", "5%"]
+        for role in self.phones:
+            self.must(role, "shell", words=words)
+        self._wait(second, 1.5 * LEASE)
+        for role in self.phones:
+            self.must(role, "shell", words=[*words[:2], "del", *words[3:6]])
+
     def _clock(self, second: dict[Any, Future[dict[str, Any]]]) -> None:
         self.must("one", "shell", words=["date", "-s", "+1 hour"])
         self.must("two", "shell", words=["date", "-s", "-1 hour"])
@@ -277,22 +291,21 @@ def section(found: dict[str, Any]) -> str:
         "|---|---|" + "---|" * len(LOCKS),
     ]
     for trouble, mount in dict.fromkeys((cell["trouble"], cell["mount"]) for cell in cells):
-        here = {cell["lock"]: shown(cell) for cell in cells if (cell["trouble"], cell["mount"]) == (trouble, mount)}
-        lines.append(f"| {_TITLES[trouble]} | {mount} | " + " | ".join(here.get(lock, "") for lock in LOCKS) + " |")
-    doctor = "".join(
-        f"\n## `interlock doctor --peer` between two of these hosts, on {mount}\n\n"
-        f"```text\n$ interlock doctor DIRECTORY --join TOKEN\n{text.strip()}\n```\n"
-        for mount, text in found["doctor"].items()
-    )
+        here = [cell for cell in cells if (cell["trouble"], cell["mount"]) == (trouble, mount)]
+        shown_here = [shown([cell for cell in here if cell["lock"] == lock]) for lock in LOCKS]
+        lines.append(f"| {_TITLES[trouble]} | {mount} | {' | '.join(shown_here)} |")
+    slots = Counter((cell["trouble"], cell["mount"], cell["lock"]) for cell in cells)
+    each = {trouble: max(number for slot, number in slots.items() if slot[0] == trouble) for trouble, _, _ in slots}
+    events = ", ".join(f"{number} x {trouble}" for trouble, number in each.items())
     return f"""
 ## When hosts die, stand still, or are cut off
 
 One host holds, another one waits for the lock, then something happens to a host, with every lock held at once. NFSv4's
 lease is {LEASE:.0f} s here, a marker's ttl {TTL:.0f} s. Who is in when is asked over serial lines, in order, so no
-clock counts. Of {len(cells)} cells, the other host got in after the holder had left or died in {counts["excludes"]};
-the holder lost the lock, was told so by `assert_held()` and its fenced write was refused in {counts["told"]}; the two
-were in together in {counts["overlaps"]}; {counts["refused"]} were refused, and
-{counts["unusable"] + counts["unclear"]} came to no verdict.
+clock counts. In {sum(each.values())} events ({events}) {len(cells)} locks were held:
+the other host got in after the holder had left or died in {counts["excludes"]}; the holder lost the lock, was told so
+by `assert_held()` and its fenced write was refused in {counts["told"]}; the two were in together in
+{counts["overlaps"]}; {counts["refused"]} were refused, and {counts["unusable"] + counts["unclear"]} came to no verdict.
 
 {chr(10).join(lines)}
 
@@ -300,12 +313,48 @@ were in together in {counts["overlaps"]}; {counts["refused"]} were refused, and
 trouble began, and the holder was told before its next write. A kernel's lock on NFSv4.2 ends with the lease of a host
 that is silent; stat(2) of the lock file shows nothing of it, so `assert_held()` reads through the descriptor.
 
-"Overlaps", on NFSv3: a server that boots again has forgotten its locks, and gives them anew unless the clients claim
-them in time, which its `sm-notify` has to tell them. Here they did not claim them; why was not found out. Nothing that
-interlock asks shows it: use NFSv4, or a marker. "Waits, then an error": on SMB the waiter's `flock` says EBADF after
-the server's boot, and `acquire` raises. "No verdict": the holder's lease was lost before anything happened. On SMB it
-then finds another inode behind its descriptor than the one that it made; why was not found out.
-{doctor}"""
+On NFSv3 a server that boots has forgotten its locks, and gives them anew unless the clients claim them in time, which
+its `sm-notify` has to tell them. One that "tells nobody" does not run that: others get in, and the holder is told as
+`assert_held()` locks once more, which the server refuses. Had the other one left by then, nothing would show that it
+was in; a fencing token does. "Not in 60 s", on NFSv3: the locks of a host that is dead stay until it boots and says so.
+A lease does not wait for that.
+{_peers(found["doctor"])}"""
+
+
+def _peers(texts: dict[str, str]) -> str:
+    """What `doctor --peer` found: a line for each mount, and all of it for the first one that excludes."""
+    if not texts:
+        return ""
+    rows = [f"| {mount} | {' | '.join(Peer(text).row())} |" for mount, text in texts.items()]
+    shown = next(text for text in texts.values() if Peer(text).storm)
+    return f"""
+## `interlock doctor --peer` between two of these hosts
+
+| mount | `auto` takes | storm of both hosts | granted to two at once |
+|---|---|---|---|
+{chr(10).join(rows)}
+
+```text
+$ interlock doctor DIRECTORY --join TOKEN
+{shown.strip()}
+```
+"""
+
+
+class Peer:
+    """What `interlock doctor --join` printed."""
+
+    def __init__(self, text: str) -> None:
+        self.takes = sorted(set(re.findall(r"auto takes (.+)", text)))
+        self.storm = [(int(holds), int(overlaps)) for holds, overlaps in re.findall(_STORM, text)]
+        self.granted_to_two = re.findall(r"^(\S.*?)  +excludes the other side: NO +granted to two", text, re.MULTILINE)
+
+    def row(self) -> list[str]:
+        storms = ", ".join(f"{holds:,} holds, {overlaps} overlaps" for holds, overlaps in self.storm)
+        return [", ".join(self.takes), storms, ", ".join(self.granted_to_two)]
+
+
+_STORM = r"(\d+) holds in a storm, (\d+) overlaps"
 
 
 _TITLES = {
@@ -313,23 +362,37 @@ _TITLES = {
     "pause": "the holder's host is paused, then goes on",
     "partition": "the holder's host is cut off, then is back",
     "reboot": "the server dies and boots again",
+    "mute": "the server dies, boots again and tells nobody",
+    "loss": "every 20th packet is lost",
     "clock": "the clocks jump: +1 h and -1 h",
 }
 
 
-def shown(cell: dict[str, Any]) -> str:
-    verdict, after = cell["verdict"], cell.get("after")
-    came = cell.get("second", {}).get("said") == "in"
+def shown(cells: list[dict[str, Any]]) -> str:
+    """What came out, with how many seconds that took; each outcome once."""
+    times: dict[str, list[float]] = {}
+    for cell in cells:
+        times.setdefault(_outcome(cell), []).append(cell.get("after") or 0.0)
+    return ", or ".join(
+        outcome.format(f"{min(its):.0f}" if max(its) - min(its) < 1 else f"{min(its):.0f} to {max(its):.0f}")
+        + (f" ({len(its)} x)" if len(times) > 1 else "")
+        for outcome, its in sorted(times.items())
+    )
+
+
+def _outcome(cell: dict[str, Any]) -> str:
+    """In words; `{}` is the number of seconds."""
+    verdict, came = cell["verdict"], cell.get("second", {}).get("said") == "in"
     if verdict == "overlaps":
-        return f"**overlaps** after {after:.0f} s"
+        return "**overlaps** after {} s"
     if verdict == "told":
-        return f"told after {after:.0f} s" if came else "told"
+        return "told after {} s" if came else "told"
     if verdict != "excludes":
         return "refused" if verdict == "refused" else "no verdict"
     if cell["trouble"] != "kill":
         return "waits" if came else "waits, then an error"
-    if came:
-        return f"in after {after:.0f} s"
+    if cell.get("after") is not None:
+        return "in after {} s"
     return "in after it boots" if cell.get("after_boot") == "in" else f"not in {WAIT:.0f} s"
 
 

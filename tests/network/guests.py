@@ -55,6 +55,7 @@ disable spoolss = yes
 interfaces = 10.9.0.1
 bind interfaces only = yes
 strict locking = yes
+socket options = TCP_NODELAY SO_KEEPALIVE TCP_KEEPIDLE=4 TCP_KEEPINTVL=2 TCP_KEEPCNT=3
 [export]
 path = /mnt/net/export
 read only = no

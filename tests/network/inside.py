@@ -40,7 +40,8 @@ class Wire:
     """Lines of JSON over a socket."""
 
     def __init__(self, sock: socket.socket) -> None:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if sock.family == socket.AF_INET:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._sock, self._file = sock, sock.makefile("rb")
 
     @classmethod
@@ -89,8 +90,7 @@ class Referee:
             while (word := wire.hear()) is not None:
                 with self._mutex:
                     {"in": self._came_in, "out": self._leaves, "heard": self._left}[word](wire)
-                if word != "heard":
-                    wire.say("noted")
+                wire.say("noted")
         except OSError:
             pass
         with self._mutex:

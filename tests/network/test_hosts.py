@@ -17,6 +17,9 @@ pytestmark = [
 ]
 
 
+REFUSED = ("NFSv3 nolock", "SMB 3.1.1 nobrl")
+
+
 @pytest.fixture
 def guests() -> None:
     need_root()
@@ -38,4 +41,4 @@ def test_two_hosts_take_turns_on_nfs_and_smb(guests: None) -> None:
     assert faults(results) == []
     for cell in results["cells"]:
         if cell["lock"] == "auto":
-            assert bool(cell["refused"]) == (cell["mount"] in ("NFSv3 nolock", "SMB 3.1.1 nobrl")), cell
+            assert bool(cell["refused"]) == (cell["mount"] in REFUSED), cell

@@ -66,7 +66,7 @@ def main() -> None:
                     referee.ask("in")
                     time.sleep(random.random() / 500)
                     referee.ask("out")
-                    referee.say("heard")
+                    referee.ask("heard")
                     report["holds"] += 1
             except (Timeout, TimeoutError):
                 report["timeouts"] += 1

@@ -157,7 +157,7 @@ class ChecksThenUnlinks(SimLeaseEngine):
 
     def drop(self, claim: LeaseClaim) -> None:
         file = self.log(claim.line.key).file(claim.number)
-        if claim.fd is not None and self.ops.current(claim.fd, file):
+        if claim.fd is not None and self.ops.current(claim, file):
             self.ops.unlink(file)
         super().drop(claim)
 

@@ -99,7 +99,7 @@ def choose(directory: str, asked: str = "auto") -> Choice:
     elif word == "marker" and fact.creation == NO:
         refusal = f"on {fact.title} two hosts can create one name ({fact.why}): no marker excludes, although {why}"
     elif word == "dual" and fact.title.startswith("SMB"):
-        refusal = f"on SMB the two locks of 'dual' conflict with each other, although {why}: take 'flock'"
+        refusal = f"on SMB the two locks of 'dual' conflict with each other, although {why}: leave it to 'auto'"
     return Choice(word, fact, place, options, why, refusal=refusal)
 
 

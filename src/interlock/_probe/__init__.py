@@ -205,7 +205,7 @@ def others(real: str, mount: mounts.Mount | None) -> list[str]:
 
 def verdicts(choice: Choice, trials: tuple[Trial, ...], trouble: str) -> tuple[Verdict, Verdict, Verdict]:
     """Whom the chosen primitive excludes (flock where none is chosen): threads, processes, hosts."""
-    kind = choice.primitive if choice.primitive == "dual" else "flock"
+    kind = {"dual": "dual", "range": "ofd"}.get(choice.primitive, "flock")
     trial = next((trial for trial in trials if trial.name == kind), None)
     tried = f"tried here with {kind}"
     if choice.primitive == "marker":

@@ -5,7 +5,8 @@ writes over in place, and reads the other's by opening it anew, which makes netw
 A letter has a number and a checksum; it counts when its number is the next one. Nothing depends on clocks: that one
 side has a lock when the other one asks for it follows from the order of the letters alone.
 
-Step by step, per primitive: I have it, you are refused; I give it back, you get it; I am refused; you give it back.
+Step by step, per primitive: I have it, you are refused, and still are when another process of mine has tried and gone;
+I give it back, you get it; I am refused; you give it back.
 Then a storm: both take it as often as they can, and whoever has it makes a directory that must not be there. That
 `mkdir` is the witness. It is needed: a lock may be refused properly in slow motion and granted twice in a hurry.
 """
@@ -192,7 +193,7 @@ def _trial(kind: str, team: FarTeam, choice: Choice) -> Far:
     lock = kind in LOCKS
     try:
         excludes, detail = against(kind, team, "far", *(("lock", "unlock") if lock else ("create", "remove")))
-        if not excludes or kind != ("flock" if choice.primitive == "local" else choice.primitive):
+        if not excludes or kind != {"local": "flock", "range": "ofd"}.get(choice.primitive, choice.primitive):
             return Far(kind, excludes, detail)
         return _storm(kind, team)
     except (HungError, CallError) as error:

@@ -128,6 +128,12 @@ def against(kind: str, team: Team, other: str, take: str, give: str) -> tuple[bo
         return False, "refused, though nobody has it"
     if team.ask(other, take, **what):
         return False, "granted to two at once"
+    if take == "lock" and other != "two":  # SMB: the end of a process that waited may take its neighbour's lock along
+        if team.ask("beside", take, **what):
+            return False, "granted to two at once"
+        team.dismiss("beside")
+        if team.ask(other, take, **what):
+            return False, "granted to two at once, when a process beside the holder had tried and gone"
     team.ask("one", give, **back)
     if not _soon(lambda: bool(team.ask(other, take, **what))):
         return False, "still refused after it was given back"

@@ -103,7 +103,7 @@ class Worker:
     def lock(self, kind: str, name: str) -> bool:
         """One attempt, without waiting."""
         if name not in self.fds:
-            self.fds[name] = os.open(os.path.join(self.base, name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self.fds[name] = self._opened(os.path.join(self.base, name))
         try:
             self._lock(kind, self.fds[name], True)
         except OSError as error:
@@ -111,6 +111,13 @@ class Worker:
                 return False
             raise
         return True
+
+    def _opened(self, path: str) -> int:
+        """As the engine does, without O_CREAT if that will do: to the SMB client that is another way of opening."""
+        try:
+            return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
     def unlock(self, kind: str, name: str) -> None:
         self._lock(kind, self.fds[name], False)

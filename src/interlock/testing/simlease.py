@@ -276,7 +276,7 @@ class SimLeaseOps(LeaseOps):
         names = self.script.ask("names")
         return None if names is None else list(names)
 
-    def read(self, path: str) -> bytes | None:
+    def read(self, path: str, between_hosts: bool = False) -> bytes | None:
         data: bytes | None = self.script.ask("read", _name(path))
         return data
 
@@ -284,8 +284,8 @@ class SimLeaseOps(LeaseOps):
         there: bool = self.script.ask("exists", _name(path))
         return there
 
-    def current(self, fd: int, path: str) -> bool:
-        it_is: bool = self.script.ask("current", fd, _name(path))
+    def current(self, claim: LeaseClaim, path: str) -> bool:
+        it_is: bool = self.script.ask("current", claim.fd, _name(path))
         return it_is
 
     def create(self, claim: LeaseClaim, path: str) -> None:

@@ -30,10 +30,10 @@ def _ops_for(choice: Choice, plain: Ops) -> Ops:
     if sys.platform == "win32":
         return plain
     else:  # noqa: RET505 - for the type checker
-        from .other_ops import DualOps, RefusingOps
+        from .other_ops import DualOps, RangeOps, RefusingOps
 
         if choice.refusal:
             return RefusingOps(choice.refusal)
-        ops = DualOps() if choice.primitive == "dual" else type(plain)()
+        ops = {"dual": DualOps, "range": RangeOps}.get(choice.primitive, type(plain))()
         ops.place = choice.place
         return ops

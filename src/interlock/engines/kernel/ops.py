@@ -35,6 +35,9 @@ _GONE = (errno.EIO, errno.ESTALE, errno.EBADF)
 _LOST = {"nfs": _GONE, "cifs": (*_GONE, errno.EACCES, errno.EAGAIN), "smb": (*_GONE, errno.EACCES, errno.EAGAIN)}
 """Beginnings of `Ops.place` where a read tells whether a lock still stands, and the answers that say no."""
 
+_NFS3 = "nfs at "
+"""Beginning of `Ops.place` where a server keeps locks for ever, or forgets all of them at once."""
+
 _APART = "this host stood still or was cut off for longer than the server keeps locks"
 _DIRECT = getattr(os, "O_DIRECT", 0)
 _LEASE = b"interlock-lease?see-the-directory-beside-it"
@@ -263,6 +266,23 @@ class Ops:
             if error.errno not in lost:
                 raise
             return f"the server does not know its lock on {path} any more (a read says: {error.strerror}); " + _APART
+        return self._given_to_another(fd, path) if self.place.startswith(_NFS3) else ""
+
+    def _given_to_another(self, fd: int, path: str) -> str:
+        """NFSv3: a server that boots forgets its locks, and gives them away unless its `sm-notify` tells the clients to
+        claim them again; reads go on as before. So lock once more: that asks the server, gets the lock back if nobody
+        took it, and is refused if somebody has it. Waits for the end of the server's grace period.
+
+        Through a descriptor of our own, as another thread may close this one and its number become another file's.
+        """
+        for mine in map(self.fcntl, (fd,), (fcntl.F_DUPFD_CLOEXEC,), (0,)):
+            try:
+                if self.current(mine, path):
+                    self.flock(mine, EXCLUSIVE)
+            except BlockingIOError:
+                return f"the server has given {path} to another host: it booted and forgot its locks (NFSv3)"
+            finally:
+                self.close(mine)
         return ""
 
 

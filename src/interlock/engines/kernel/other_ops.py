@@ -1,4 +1,4 @@
-"""The system calls of places that are not locked with flock(2) alone: the two locks of `dual`, and none at all.
+"""The system calls of places that are not locked with flock(2): the two locks of `dual`, a range, and none at all.
 
 `dual` is flock(2), then an OFD write lock on the first byte, on one descriptor; both or none. Each excludes those who
 take it alone: flock(2) filelock and flock(1), the range lockf(3) and fasteners. So on a filesystem where one of the
@@ -9,6 +9,9 @@ Lies that this rests on, or against:
 - SMB makes both the same mandatory range: the second one of a descriptor meets the first one (EACCES). NFS does too,
   but knows the open file description as the owner of both. Elsewhere nobody has looked; so when the range is refused
   to who has the flock, a file of our own, unlinked before it is locked, tells whether that was because of ourselves.
+- The SMB client of Linux opens a file once at the server for all processes of the host that open it with the same
+  flags. Who closes it, or unlocks it without having it locked, ends the flock(2) that another process has (seen on 6.1:
+  the next contender of another host gets in). close(2) ends OFD ranges of the same process only.
 - A FUSE server that keeps ranges is not told when the holder of an OFD range dies.
 """
 
@@ -90,6 +93,24 @@ class DualOps(Ops):
                 ) from error
         finally:
             os.close(mine)
+
+
+class RangeOps(Ops):
+    """An OFD range alone. It ends by close(2), and not before: see SMB, above."""
+
+    lock = "an OFD range"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flock = self._flock
+
+    def _flock(self, fd: int, how: int) -> None:
+        if how == UNLOCK:
+            return
+        try:
+            self.fcntl(fd, _SETLK, _SHARE if how & fcntl.LOCK_SH else _TAKE)
+        except PermissionError as error:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
 
 
 class RefusingOps(Ops):

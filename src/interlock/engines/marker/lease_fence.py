@@ -52,6 +52,8 @@ class MarkerFence:
         try:
             if not markers.attempt(its):
                 return False
+            if its.fd is not None:
+                markers.ops.settle(its.fd)  # after a loss of power an empty file would be in everybody's way
             markers.ops.close_claim(its)  # it stays
         except BaseException:
             markers.drop(its)

@@ -100,6 +100,9 @@ class Log:
     def file(self, number: int) -> str:
         return join(self.directory, f"{number:020d}")
 
+    def _read(self, path: str) -> bytes | None:
+        return self.ops.read(path, between_hosts=not self.trusted)
+
     # ---- how things stand
 
     def newest(self) -> Newest | None:
@@ -108,7 +111,7 @@ class Log:
         numbers = [int(name) for name in self._listed if _GENERATION.fullmatch(name)]
         listed = max(numbers, default=0)
         for number in (self._known, listed) if self._known > listed > 0 else (listed,):
-            data = self.ops.read(self.file(number)) if number else None
+            data = self._read(self.file(number)) if number else None
             if data is not None:
                 return Newest(number, data)
         self._known = 0
@@ -204,7 +207,7 @@ class Log:
         return won
 
     def _is_ours(self, target: str, nonce: str) -> bool:
-        data = self.ops.read(target)
+        data = self._read(target)
         record = None if data is None else records.parse(data)[1]
         return record is not None and record.nonce == nonce
 
@@ -219,7 +222,7 @@ class Log:
         try:
             ops.write(claim.fd, claim.head + records.tail(NEW, 0), settle=True)
         except OSError:
-            if ops.current(claim.fd, target):  # nobody has believed in it, and no successor can have this number
+            if ops.current(claim, target):  # nobody has believed in it, and no successor can have this number
                 ops.unlink(target)
             raise
         return True
@@ -247,7 +250,7 @@ class Log:
         """The generation of this number, if it is there and the one of this nonce."""
         file = self.file(number)
         if self.trusted or not self._links:
-            data = self.ops.read(file)
+            data = self._read(file)
         else:
             probe = join(self.directory, f".{claim.number:020d}-{self.ops.nonce()}p")
             failed: OSError | None = None
@@ -256,7 +259,7 @@ class Log:
                     self.ops.link(file, probe)
                 except OSError as error:
                     failed = error
-                data = self.ops.read(probe)  # only we know its name: if it is there, we made it
+                data = self._read(probe)  # only we know its name: if it is there, we made it
             finally:
                 self.ops.unlink(probe)
             if data is None and failed is not None:
@@ -278,7 +281,7 @@ class Log:
         file = self.file(claim.number)
         if self.ops.exists(self.file(claim.number + 1)):
             return f"another owner has made generation {claim.number + 1} of {self.directory}"
-        if not self.ops.current(claim.fd, file):
+        if not self.ops.current(claim, file):
             return f"{file} was removed"
         return ""
 

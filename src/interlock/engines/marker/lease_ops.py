@@ -18,7 +18,7 @@ from ..._errors import UnsafePathError, UnsupportedError
 from ..._wait.keeping import keeping, now
 from . import identity
 from .lease_records import GIVEN_UP, MAX_SIZE, NEW, NOTHING, RELEASED, Party, Record, encode, tail
-from .ops import CREATE, PIN, READ, kind
+from .ops import CREATE, PIN, READ, UPDATE, kind
 from .people import old_notes  # not when it is needed first: on 3.11 a Ctrl-C inside an import becomes a RuntimeError
 
 TYPE_CHECKING = False
@@ -38,6 +38,7 @@ _NO_LINKS = {
 }  # fmt: skip
 _UNANSWERED = (errno.EEXIST, errno.EIO, errno.ETIMEDOUT)
 """Of a name that nobody else knows: it may be done. A repeated request finds what the first one made (EEXIST)."""
+_MAY_NOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS)
 _TOUCH = 15.0
 """Seconds between two touches of a note."""
 
@@ -71,10 +72,14 @@ class LeaseOps:
                 return None
             raise
 
-    def read(self, path: str) -> bytes | None:
-        """What is in a file, at most MAX_SIZE; None: it is not there."""
+    def read(self, path: str, between_hosts: bool = False) -> bytes | None:
+        """What is in a file, at most MAX_SIZE; None: it is not there.
+
+        `between_hosts`: open it for writing too. Who opens a file on NFSv4 only to read may be given a delegation, and
+        if that host dies, all who would give the file one more name wait until the server forgets it (90 s by default).
+        """
         try:
-            fd = os.open(path, READ)
+            fd = self._open(path, between_hosts)
         except OSError as error:
             if error.errno in _GONE:
                 return None
@@ -98,6 +103,15 @@ class LeaseOps:
         finally:
             _shut(fd)
 
+    def _open(self, path: str, between_hosts: bool) -> int:
+        if between_hosts:
+            try:
+                return os.open(path, UPDATE)
+            except OSError as error:  # another user's
+                if error.errno not in _MAY_NOT_WRITE:
+                    raise
+        return os.open(path, READ)
+
     def exists(self, path: str) -> bool:
         try:
             os.lstat(path)
@@ -107,16 +121,18 @@ class LeaseOps:
             raise
         return True
 
-    def current(self, fd: int, path: str) -> bool:
-        """Is our open file still the one of this name?"""
+    def current(self, claim: LeaseClaim, path: str) -> bool:
+        """Is the file of this name the one that the claim made?
+
+        fstat(2) is not asked for that one: on SMB it goes by the name of the open, which a lease removes.
+        """
         try:
             there = os.lstat(path)
         except OSError as error:
             if error.errno in _GONE:
                 return False
             raise
-        mine = os.fstat(fd)
-        return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
+        return (there.st_dev, there.st_ino) == claim.made
 
     # ---- deciding: the server says who was first
 

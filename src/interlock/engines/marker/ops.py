@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS
 READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _FLAGS
+UPDATE = READ | os.O_RDWR
 PIN = getattr(os, "O_PATH", os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)) | _FLAGS
 """To keep an inode's number from being given away, and to watch it; raises no event, needs no permission to
 read."""
@@ -59,6 +60,10 @@ class Ops:
         else:
             os.pwrite(fd, data, 0)
         os.ftruncate(fd, len(data))
+
+    def settle(self, fd: int) -> None:
+        """What was written is on the disk, or on the server, when this returns."""
+        os.fsync(fd)
 
     def chmod(self, fd: int, mode: int) -> None:
         if sys.platform != "win32":
