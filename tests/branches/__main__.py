@@ -31,6 +31,7 @@ CONFIG = Path(__file__).with_name("coveragerc")
 PLACES = [
     "tests/test_*.py", "tests/sim/test_*.py", "tests/conformance/test_*.py", "tests/engines/test_*.py",
     "tests/process/test_*.py", "tests/faults/test_*.py", "tests/security/test_*.py",
+    "tests/compat/test_soft.py", "tests/compat/test_strict.py", "tests/compat/test_lease.py",
 ]  # fmt: skip
 # of other things, and slow under a tracer, or at odds with it: they trace by themselves
 WITHOUT = {

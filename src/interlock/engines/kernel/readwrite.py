@@ -32,7 +32,8 @@ stand in order among themselves, and readers do not mind them. An upgrade minds 
 for it.
 
 A stopped process at the head may not block the others for ever. Who has waited PATIENCE since the last news and
-finds that *nobody* holds anything may pass. That is not so while somebody holds: a ticket is then right to wait.
+finds that *nobody* holds anything may pass. That is not so while somebody holds: a ticket is then right to wait. Nor
+where a writer that waited for a `Lock` stands still: it has its ranges already, and keeps them until it goes on.
 """
 
 from __future__ import annotations
