@@ -18,8 +18,8 @@ Tokens, where there are some, are compared with the highest one seen inside befo
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import faulthandler
-import mmap
 import os
 import random
 import signal
@@ -29,21 +29,28 @@ import traceback
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from .locks import LOCKS, OF_FILES, Dead, free, name
+from .referee import (
+    DOOMED,
+    FAILURES,
+    HOLDS,
+    INSIDE,
+    OVERLAPS,
+    READ,
+    REGRESSIONS,
+    WRITE,
+    Cells,
+    Takeovers,
+    at_share,
+)
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 assert sys.platform != "win32"
 
-WRITE, READ = 1, 2
 WORKERS = 4
-PERMITS = 2
-
-_STOP, _TOKEN, _TOTAL, _CELLS = 0, 1, 2, 3
-_INSIDE, _DOOMED, _HOLDS, _OVERLAPS, _REGRESSIONS, _FAILURES = range(6)
-_WIDTH = 6
-
-SLOW = ("lease", "soft")
-"""Each hold of these is a record on the disk."""
+_CLONE_NEWPID = 0x20000000
 
 
 @dataclass
@@ -61,6 +68,13 @@ class Outcome:
     """Tokens that were not above all before."""
     failures: int
     """Workers that ended by an error of their own."""
+    locks: int = 1
+    takeovers: int = 0
+    """Killed holders after whom the next one was awaited."""
+    takeover_p50: float = 0.0
+    takeover_p99: float = 0.0
+    takeover_most: float = 0.0
+    """Seconds from the kill to the next hold; whether somebody wanted the lock just then or not."""
 
     @property
     def right(self) -> bool:
@@ -70,131 +84,26 @@ class Outcome:
         return asdict(self)
 
 
-# ---- the locks
-
-
-def _flock(path: str) -> tuple[Callable[[], Any], Callable[[Any], object]]:
-    import fcntl
-
-    def acquire() -> int:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        return fd
-
-    return acquire, os.close
-
-
-def _ours(path: str, **options: Any) -> tuple[Callable[[], Any], Callable[[Any], object]]:
-    from interlock import Lock
-
-    lock = Lock(path, **options)
-    return lock.acquire, lambda hold: hold.release()
-
-
-def _soft(path: str) -> tuple[Callable[[], Any], Callable[[Any], object]]:
-    from interlock.filelock import SoftFileLock
-
-    lock = SoftFileLock(path + ".soft")
-    return lock.acquire, lambda _: lock.release()
-
-
-def _permit(path: str) -> tuple[Callable[[], Any], Callable[[Any], object]]:
-    from interlock import Semaphore
-
-    semaphore = Semaphore(path, PERMITS)
-    return semaphore.acquire, lambda hold: hold.release()
-
-
-LOCKS: dict[str, Callable[[str], tuple[Callable[[], Any], Callable[[Any], object]]]] = {
-    "none": lambda path: (lambda: None, lambda _: None),
-    "lock": _ours,
-    "fair": lambda path: _ours(path, fair=True),
-    "dual": lambda path: _ours(path, primitive="dual"),
-    "lease": lambda path: _ours(path, primitive="marker", ttl=2.0),
-    "soft": _soft,
-    "semaphore": _permit,
-    "flock": _flock,
-}
-KINDS = (*LOCKS, "tokens", "asyncio", "rwlock", "mixed")
-"""`tokens` asks each hold for its token; `mixed` is half ours, half flock(2)."""
-
-
 # ---- a worker
 
 
-class Cells:
-    """The memory that all share."""
-
-    def __init__(self, memory: mmap.mmap, workers: int, kind: str) -> None:
-        self._at = memoryview(memory).cast("q")
-        self._workers = workers
-        self._stays = 4 if kind in SLOW else 50  # one hold of so many lasts longer, so that holders are killed too
-        self._most = PERMITS if kind == "semaphore" else 1
-        self.token_kind = kind == "tokens"
-
-    def at(self, worker: int, what: int) -> int:
-        return self._at[_CELLS + worker * _WIDTH + what]
-
-    def put(self, worker: int, what: int, value: int) -> None:
-        self._at[_CELLS + worker * _WIDTH + what] = value
-
-    def count(self, worker: int, what: int) -> None:
-        self._at[_CELLS + worker * _WIDTH + what] += 1
-
-    def sum(self, what: int) -> int:
-        return sum(self.at(worker, what) for worker in range(self._workers))
-
-    @property
-    def stopped(self) -> bool:
-        return bool(self._at[_STOP])
-
-    def stop(self) -> None:
-        self._at[_STOP] = 1
-
-    def enter(self, me: int, mode: int) -> None:
-        self.count(me, _HOLDS)  # before the mode: so whoever has the same number of holds is in the same one
-        self.put(me, _INSIDE, mode)
-        first = self._others(me, mode)
-        if len(first) >= self._most and len(first & self._others(me, mode)) >= self._most:
-            self.count(me, _OVERLAPS)
-        if self.at(me, _HOLDS) % self._stays == 0:
-            time.sleep(0.001)
-
-    def _others(self, me: int, mode: int) -> set[tuple[int, int]]:
-        """Who else is inside, and in which of its holds. One look takes time: of two that it finds, the first may have
-        left before the second came. Who is in two looks by the same hold was inside all the time between them."""
-        found = set()
-        for worker in range(self._workers):
-            doomed = self.at(worker, _DOOMED)  # before its mode, which is cleared first
-            which = self.at(worker, _HOLDS)
-            its = self.at(worker, _INSIDE)
-            if worker != me and its and not doomed and WRITE in (its, mode):
-                found.add((worker, which))
-        return found
-
-    def look_at(self, me: int, token: int) -> None:
-        if token <= self._at[_TOKEN]:
-            self.count(me, _REGRESSIONS)
-        self._at[_TOKEN] = token
-
-    def leave(self, me: int) -> None:
-        self.put(me, _INSIDE, 0)
-
-
-def _work(cells: Cells, me: int, kind: str, path: str, seed: int) -> None:
+def _work(cells: Cells, me: int, kind: str, paths: Sequence[str], seed: int) -> None:
+    dice = random.Random(seed)
     if kind == "asyncio":
-        asyncio.run(_work_async(cells, me, path))
+        asyncio.run(_work_async(cells, me, paths[0]))
     elif kind == "rwlock":
-        _work_modes(cells, me, path, random.Random(seed))
+        _work_modes(cells, me, paths[0], dice)
     else:
         if kind == "mixed":
             kind = "lock" if me % 2 else "flock"
-        acquire, release = LOCKS["lock" if kind == "tokens" else kind](path)
+        verbs = [LOCKS["lock" if kind == "tokens" else kind](path) for path in paths]
         while not cells.stopped:
+            lock = dice.randrange(len(verbs))
+            acquire, release = verbs[lock]
             hold = acquire()
-            cells.enter(me, WRITE)
-            if cells.token_kind:
-                cells.look_at(me, hold.token)
+            cells.enter(me, WRITE, lock)
+            if kind == "tokens":
+                cells.look_at(me, hold.token, lock)
             cells.leave(me)
             release(hold)
 
@@ -225,7 +134,7 @@ def _work_modes(cells: Cells, me: int, path: str, dice: random.Random) -> None:
 
 def storm(
     kind: str,
-    directory: str,
+    directory: str | Sequence[str],
     seed: int,
     *,
     seconds: float = 0.0,
@@ -233,98 +142,140 @@ def storm(
     kills: int = 0,
     every: float = 0.01,
     limit: float = 3600.0,
+    locks: int = 1,
+    apart: bool = False,
 ) -> Outcome:
-    """Until so many seconds, holds and kills have gone by, at most `limit` seconds; `every`: between two kills."""
-    dice = random.Random(seed)
-    memory = mmap.mmap(-1, 8 * (_CELLS + WORKERS * _WIDTH))
-    cells = Cells(memory, WORKERS, kind)
-    path = os.path.join(directory, "storm.lock")
-    LOCKS.get(kind, _ours)(path)  # what workers need is imported once, before they are forked
-    running: dict[int, int] = {}
-    killed = killed_inside = before = 0
-    began = time.monotonic()
+    """Until so many seconds, holds and kills have gone by, at most `limit` seconds; `every`: between two kills.
 
-    def start(worker: int) -> None:
+    Of several directories, which are the same one at several places, each worker has one. `apart`: each has a pid
+    namespace of its own too, so that nobody can prove another one dead, as on hosts of their own."""
+    return _Storm(kind, [directory] if isinstance(directory, str) else directory, seed, locks, apart).run(
+        seconds, holds, kills, every, limit
+    )
+
+
+class _Storm:
+    def __init__(self, kind: str, directories: Sequence[str], seed: int, locks: int, apart: bool) -> None:
+        self.kind, self.seed, self.apart = kind, seed, apart
+        self.dice = random.Random(seed)
+        self.cells = Cells(WORKERS, kind, locks, often=apart)
+        self.takeovers = Takeovers(self.cells)
+        self.paths = [
+            [os.path.join(place, f"storm{lock or ''}.lock") for lock in range(locks)] for place in directories
+        ]
+        self.running: dict[int, tuple[int, Dead]] = {}
+        self.killed = self.killed_inside = 0
+        LOCKS.get(kind, LOCKS["lock"])(self.paths[0][0])  # what workers need is imported once, before they are forked
+
+    def run(self, seconds: float, holds: int, kills: int, every: float, limit: float) -> Outcome:
+        cells, began, before = self.cells, time.monotonic(), 0
+        try:
+            for worker in range(WORKERS):
+                self._start(worker)
+            while True:
+                time.sleep(self.dice.random() * 2 * every)
+                _until(lambda: cells.sum(HOLDS) != before)  # noqa: B023 - called at once
+                lasted = time.monotonic() - began
+                done = lasted >= seconds and cells.sum(HOLDS) >= holds and self.killed >= kills
+                if done or lasted >= limit or cells.sum(FAILURES):
+                    break
+                before = cells.sum(HOLDS)
+                self._kill(_whom(cells, self.dice, 0.005 if self.kind not in OF_FILES else 0.03))
+            lasted = time.monotonic() - began
+            _until(lambda: not self.takeovers.open())
+            times = self.takeovers.sorted()
+            cells.stop()
+            self._join()
+        finally:
+            for pid, _ in self.running.values():
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+        counted = (cells.sum(OVERLAPS), cells.sum(REGRESSIONS), cells.sum(FAILURES), cells.locks, len(times))
+        shares = [round(at_share(times, share), 4) for share in (0.5, 0.99, 1.0)]
+        kills_seen = (self.killed, self.killed_inside)
+        return Outcome(self.kind, self.seed, round(lasted, 1), cells.sum(HOLDS), *kills_seen, *counted, *shares)
+
+    def _kill(self, victim: int) -> None:
+        self.cells.put(victim, DOOMED, 1)
+        hold = self.takeovers.before(victim)
+        pid, dead = self.running[victim]
+        os.kill(pid, signal.SIGKILL)
+        self.killed += 1
+        self._bury(victim, hold)
+        for path in self.paths[0]:
+            free(self.kind, path, dead, [pid for pid, _ in self.running.values()], self.apart)
+        self._start(victim)
+
+    def _bury(self, worker: int, hold: tuple[int, int] = (0, 0)) -> None:
+        cells = self.cells
+        pid, _ = self.running.pop(worker)
+        _, status = os.waitpid(pid, 0)
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+            self.killed_inside += bool(cells.at(worker, INSIDE))
+            self.takeovers.after(worker, hold)
+        elif status:
+            cells.count(worker, FAILURES)
+        cells.put(worker, INSIDE, 0)
+        cells.put(worker, DOOMED, 0)
+
+    def _start(self, worker: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
-        pid = os.fork()
+        seed = self.dice.randrange(1 << 30)
+        pid = _fork_apart() if self.apart else os.fork()
         if pid:
-            running[worker] = pid
+            self.running[worker] = pid, name(pid, self.apart)
             return
         status = 1
         try:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             faulthandler.register(signal.SIGUSR1, 2)
-            _work(cells, worker, kind, path, dice.randrange(1 << 30))
+            _work(self.cells, worker, self.kind, self.paths[worker % len(self.paths)], seed)
             status = 0
         except BaseException:  # noqa: BLE001 - it is counted as a failure
             traceback.print_exc()
         finally:
             os._exit(status)
 
-    def bury(worker: int) -> None:
-        nonlocal killed_inside
-        _, status = os.waitpid(running.pop(worker), 0)
-        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
-            killed_inside += bool(cells.at(worker, _INSIDE))
-        elif status:
-            cells.count(worker, _FAILURES)
-        cells.put(worker, _INSIDE, 0)
-        cells.put(worker, _DOOMED, 0)
-
-    try:
-        for worker in range(WORKERS):
-            start(worker)
-        while True:
-            time.sleep(dice.random() * 2 * every)
-            _until_somebody_entered(cells, before)
-            lasted = time.monotonic() - began
-            done = lasted >= seconds and cells.sum(_HOLDS) >= holds and killed >= kills
-            if done or lasted >= limit or cells.sum(_FAILURES):
-                break
-            before = cells.sum(_HOLDS)
-            victim = _whom(cells, dice)
-            cells.put(victim, _DOOMED, 1)
-            os.kill(running[victim], signal.SIGKILL)
-            killed += 1
-            bury(victim)
-            start(victim)
-        lasted = time.monotonic() - began
-        cells.stop()
-        _join(running, bury)
-    finally:
-        for pid in running.values():
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-    counted = (cells.sum(_OVERLAPS), cells.sum(_REGRESSIONS), cells.sum(_FAILURES))
-    return Outcome(kind, seed, round(lasted, 1), cells.sum(_HOLDS), killed, killed_inside, *counted)
+    def _join(self, patience: float = 200.0) -> None:
+        """All end by themselves; who does not has been forgotten by the lock: an error. It says where it is."""
+        limit = time.monotonic() + patience
+        for worker, (pid, _) in list(self.running.items()):
+            while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                if time.monotonic() >= limit:
+                    os.kill(pid, signal.SIGUSR1)
+                    time.sleep(1.0)
+                    raise TimeoutError(f"worker {worker} still waits {patience:g} s after the others went")
+                time.sleep(0.005)
+            self._bury(worker)
 
 
-def _until_somebody_entered(cells: Cells, before: int) -> None:
+def _fork_apart() -> int:
+    """A child that is the first process of a new pid namespace."""
+    library = ctypes.CDLL(None, use_errno=True)
+    with open("/proc/self/ns/pid") as ours:
+        if library.unshare(_CLONE_NEWPID):
+            raise OSError(ctypes.get_errno(), "unshare(2), for which one has to be root")
+        pid = os.fork()
+        if pid and library.setns(ours.fileno(), _CLONE_NEWPID):
+            raise OSError(ctypes.get_errno(), "setns(2)")
+    return pid
+
+
+def _until(condition: Callable[[], bool]) -> None:
     """Or for some seconds: a record that a dead one left unfinished has to be watched for two by one that lives."""
     limit = time.monotonic() + 5.0
-    while cells.sum(_HOLDS) == before and time.monotonic() < limit:
+    while not condition() and time.monotonic() < limit:
         time.sleep(0.002)
 
 
-def _whom(cells: Cells, dice: random.Random) -> int:
+def _whom(cells: Cells, dice: random.Random, patience: float) -> int:
     """Half of the time somebody who is inside, if there is one soon."""
-    limit = time.monotonic() + (0.005 if dice.random() < 0.5 else 0.0)
+    limit = time.monotonic() + (patience if dice.random() < 0.5 else 0.0)
     while time.monotonic() < limit:
-        inside = [worker for worker in range(WORKERS) if cells.at(worker, _INSIDE)]
+        inside = [worker for worker in range(WORKERS) if cells.at(worker, INSIDE)]
         if inside:
             return dice.choice(inside)
+        if patience > 0.01:
+            time.sleep(0.0003)
     return dice.randrange(WORKERS)
-
-
-def _join(running: dict[int, int], bury: Callable[[int], None], patience: float = 200.0) -> None:
-    """All end by themselves; who does not has been forgotten by the lock, which is an error. It says where it is."""
-    limit = time.monotonic() + patience
-    for worker, pid in list(running.items()):
-        while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-            if time.monotonic() >= limit:
-                os.kill(pid, signal.SIGUSR1)
-                time.sleep(1.0)
-                raise TimeoutError(f"worker {worker} still waits {patience:g} s after the others went")
-            time.sleep(0.005)
-        bury(worker)
