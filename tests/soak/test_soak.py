@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from interlock.testing.lockfs import evidence
-
 from ..support import need_lockfs
 from .__main__ import COUNTS, FILES, LEDGER, sums
 from .locks import KINDS, OF_FILES
@@ -35,6 +33,8 @@ def test_nobody_is_in_with_another_whoever_is_killed(kind: str, tmp_path: Path) 
 @pytest.mark.parametrize(("kind", "holds"), [("lease", 20), ("strict", 100), ("soft", 200)])
 def test_hosts_that_cannot_prove_each_other_dead(kind: str, holds: int) -> None:
     need_lockfs()
+    from interlock.testing.lockfs import evidence
+
     with evidence.mounted("coherent") as paths:
         outcome = storm(kind, paths, 1, holds=holds, kills=10, every=0.2, limit=240, apart=True)
     print(outcome)
