@@ -68,7 +68,12 @@ Without any lock the same run overlapped {free:,} times; interlock's locks {over
 waits for its ttl ({TTL:.0f} s here) after each kill on the other host, so it has few holds. On SMB it needs the mount
 option `nolease`: the client cannot open a file under its second name else, and the lease refuses.
 
-Not measured: more than one server, other servers than Linux's and Samba.
+On SMB the client ends a process's `flock` at the server when another process of its host closes the file, which one
+that gave up waiting does. Here it takes luck to see that (filelock's column: one overlap in some hundred to some
+thousand holds); `doctor --peer`, below, tries just that and sees it each time. So `flock` is refused there, and `auto`
+takes an OFD range, which stays. Whether other versions of the client do so was not tried.
+
+Not measured: more than one server, other servers than Linux's and Samba, NFSv4 with write delegations (Linux 6.6).
 {chaos.section(results["chaos"]) if "chaos" in results else ""}"""
 
 
