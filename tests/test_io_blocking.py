@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -55,6 +57,20 @@ def test_a_used_wake_up_has_no_old_wake_ups(pipe: Pipe) -> None:
 def blocking_park(parker: Any, seconds: float) -> bool:
     result: bool = parker.sleep(seconds)
     return result
+
+
+@pytest.mark.parametrize("seconds", [0.0001, 30.0])
+def test_a_wait_that_the_system_refuses_is_a_nap(pipe: Pipe, seconds: float) -> None:
+    parker: Any = blocking.io.parker(pipe)
+
+    class Poor:
+        def poll(self, timeout: float) -> list[tuple[int, int]]:
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    parker._poll = Poor()
+    began = time.monotonic()
+    assert not blocking_park(parker, seconds)
+    assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize("order", [False, True])

@@ -28,10 +28,12 @@ from interlock import (
     UnsupportedError,
 )
 from interlock._core.arbiter import granted, line_for
+from interlock.engines.marker import engine as marker_engine
 from interlock.engines.marker import lease, lease_log
 from interlock.engines.marker.lease import LeaseEngine
 from interlock.engines.marker.lease_fence import MarkerFence
 from interlock.engines.marker.lease_ops import LeaseOps, NoLinks
+from interlock.engines.marker.ops import Ops as MarkerOps
 from interlock.filelock import SoftFileLock
 from interlock.filelock import Timeout as FileLockTimeout
 
@@ -652,6 +654,49 @@ def test_a_fence_that_was_removed(path: Path) -> None:
         path.unlink()
         with pytest.raises(LostError, match="filelock"):
             hold.renew()
+
+
+class Unreadable(MarkerOps):
+    """Markers cannot be read, as long as `number` says so."""
+
+    number = 0
+
+    def open(self, path: str, flags: int) -> int:  # type: ignore[override]
+        if self.number:
+            raise OSError(self.number, os.strerror(self.number), path)
+        return super().open(path, flags)
+
+
+@pytest.fixture
+def markers(monkeypatch: pytest.MonkeyPatch) -> Unreadable:
+    ops = Unreadable()
+    monkeypatch.setattr(marker_engine(), "ops", ops)
+    return ops
+
+
+def test_a_fence_that_cannot_be_read_is_not_called_removed(path: Path, markers: Unreadable) -> None:
+    with lock(path) as hold:
+        markers.number = errno.EIO
+        with pytest.raises(OSError, match="Input/output") as caught:
+            hold.renew()
+        assert caught.value.errno == errno.EIO
+        hold.assert_held()
+        markers.number = 0
+        hold.renew()
+
+
+def test_where_the_fence_cannot_be_read_a_log_that_is_not_there_was_perhaps_removed(
+    path: Path, markers: Unreadable
+) -> None:
+    with lock(path, 30.0) as hold:
+        shutil.rmtree(log_of(path))
+        markers.number = errno.EIO
+        other, _ = patched(path)
+        with pytest.raises(OSError, match="Input/output"):
+            other.try_acquire()
+        markers.number = 0
+        assert other.try_acquire() is None  # the log begins with a lease of nobody, which runs out
+        assert hold.lost
 
 
 def test_a_directory_without_generations(path: Path) -> None:

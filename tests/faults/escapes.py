@@ -63,11 +63,12 @@ def child(name: str, plant: bool) -> None:
     """What is traced."""
     warnings.simplefilter("ignore")
     from . import files, matrix
-    from .subjects import Referee
+    from .subjects import Referee, watch_renewals
 
     referee = Referee()
     install()
     matrix.hook_waits()
+    watch_renewals()
     from interlock.engines.kernel.ops import EXCLUSIVE, Ops
 
     if plant:
@@ -86,7 +87,7 @@ def child(name: str, plant: bool) -> None:
             assert not problems, problems
             world.close()
     else:
-        for scenario in matrix.SCENARIOS:
+        for scenario in matrix.scenarios(name):
             run = matrix.Run(name, scenario, referee)
             run.go(Gate.record, None)
             assert not run.problems, run.problems

@@ -12,6 +12,7 @@ import builtins
 import ctypes
 import fcntl
 import os
+import select
 import sys
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -53,6 +54,7 @@ class Gate:
         self.library = ""
         self.on = False
         self.thread = threading.get_ident()
+        self.all_threads = False
         self.trace: list[Site] = []
         self.counts: dict[Site, int] = {}
         self.fault: Fault | None = None
@@ -73,7 +75,7 @@ class Gate:
 
     def passing(self, call: str, frame: FrameType | None) -> Fault | None:
         """The fault that is due at this call, if one is."""
-        if not self.on or threading.get_ident() != self.thread:
+        if not self.on or (threading.get_ident() != self.thread and not self.all_threads):
             return None
         while frame is not None and not frame.f_code.co_filename.startswith(self.library):
             frame = frame.f_back
@@ -107,7 +109,7 @@ class Wrapped:
         if fault is None:
             try:
                 result = self.real(*args, **options)
-                return Entries(result) if self._name == "scandir" and gate.on else result
+                return WRAPPED_RESULTS.get(self._name, _as_it_is)(result) if gate.on else result
             finally:
                 if gate.say is not None:
                     gate.say("")
@@ -163,6 +165,68 @@ class Entries:
         raise OSError(fault.number, os.strerror(fault.number))
 
 
+class File:
+    """What the built-in `open` returns: reads and the close may fail on their own."""
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def __enter__(self) -> File:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __iter__(self) -> File:
+        return self
+
+    def __next__(self) -> Any:
+        return _may_fail("read()", self._real.__next__)
+
+    def read(self, *size: int) -> Any:
+        return _may_fail("read()", self._real.read, *size)
+
+    def readline(self, *size: int) -> Any:
+        return _may_fail("read()", self._real.readline, *size)
+
+    def close(self) -> None:
+        _may_fail("close()", self._real.close)
+
+
+class Poll:
+    """What `select.poll` returns."""
+
+    def __init__(self, real: Any) -> None:
+        self.register = real.register
+        self._real = real
+
+    def poll(self, *timeout: float) -> Any:
+        return _may_fail("poll", self._real.poll, *timeout)
+
+
+def _may_fail(call: str, function: Callable[..., Any], *args: Any) -> Any:
+    fault = gate.passing(call, sys._getframe(2)) if gate.on else None
+    try:
+        if fault is None or fault.done:
+            result = function(*args)
+            if fault is None:
+                return result
+    finally:
+        if gate.say is not None:
+            gate.say("")
+    raise OSError(fault.number, os.strerror(fault.number))
+
+
+def _as_it_is(result: Any) -> Any:
+    return result
+
+
+WRAPPED_RESULTS = {"scandir": Entries, "open()": File}
+
+
 class WrappedC:
     """A function of the C library, which says by its result and errno that it failed."""
 
@@ -215,6 +279,9 @@ def install() -> None:
     for name in ("flock", "fcntl", "lockf", "ioctl"):
         setattr(fcntl, name, Wrapped(name, getattr(fcntl, name)))
     builtins.open = Wrapped("open()", builtins.open)
+    poll = select.poll
+    select.poll = lambda: Poll(poll())  # type: ignore[assignment,misc,return-value]
+    select.select = Wrapped("select", select.select)
     load, last = ctypes.CDLL, ctypes.get_errno
     ctypes.CDLL = lambda *args, **options: Library(load(*args, **options))  # type: ignore[assignment,misc]
     ctypes.get_errno = lambda: gate.number or last()

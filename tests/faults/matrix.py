@@ -54,7 +54,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from . import files
 from .gate import Fault, Gate, Site, gate, install
 from .plants import PLANTS
-from .subjects import SUBJECTS, TTL, Referee
+from .subjects import SUBJECTS, TTL, Referee, watch_renewals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -140,6 +140,8 @@ class Scenario(NamedTuple):
     prepare: Callable[[str, World], None]
     timeout: float
     clear: Callable[[str, World], None]
+    renewal: bool = False
+    """Calls fail while the keeper's thread renews, and no others."""
 
 
 def _nothing(kind: str, world: World) -> None: ...
@@ -183,6 +185,11 @@ SCENARIOS = (
     Scenario("waits", _freed_at_a_wait, 20.0, _free_if_held),
     Scenario("times out", _held, 0.02, _free),
 )
+RENEWAL = Scenario("renewal", _nothing, 5.0, _nothing, renewal=True)
+
+
+def scenarios(kind: str) -> tuple[Scenario, ...]:
+    return (*SCENARIOS, RENEWAL) if SUBJECTS[kind].renews else SCENARIOS
 
 
 # ---- one run
@@ -255,9 +262,12 @@ class Run:
         current.append(world)
         try:
             lock = self.subject.make(world.path)
-            begin(gate)
+            if not scenario.renewal:
+                begin(gate)
             hold = self._take(lock)
             if hold is not None:
+                if scenario.renewal:
+                    self._renew(hold, begin)
                 self._use(hold)
                 gate.heal()
                 self._released(hold)
@@ -306,6 +316,24 @@ class Run:
                 on, gate.on = gate.on, False
                 self._judge(error)
                 gate.on = on
+
+    def _renew(self, hold: Any, begin: Callable[[Gate], None]) -> None:
+        """What fails in a renewal passes: the next one keeps the lease. Else the hold says that it is lost."""
+        begin(gate)
+        gate.all_threads = True
+        for _ in range(3):  # one of the keeper's own may have been under way, and ended meanwhile
+            self.subject.renew(hold)
+            if gate.hit or self.fault is None:
+                break
+        gate.heal()
+        gate.all_threads = False
+        renewed = self.subject.renew(hold)
+        if not self.subject.held(hold):
+            self.stalled = time.monotonic() - self.began > TTL
+        elif self.world.referee.could_take(self.kind, self.world.path):
+            self.problems.append("1: held after a renewal that failed, and another process gets it too")
+        elif not renewed and not self.subject.renew(hold) and self.subject.held(hold):
+            self.problems.append("6: held, and not renewed any more")
 
     def _judge(self, error: BaseException) -> None:
         from interlock import LostError
@@ -370,7 +398,7 @@ def cases(sites: dict[Site, int]) -> Iterator[Fault]:
         for nth in range(1, min(count, OCCURRENCES) + 1):
             for number in ERRNOS:
                 for done in (False, True):
-                    if done or site.call != "close":  # closed is closed
+                    if done or site.call not in ("close", "close()"):  # closed is closed
                         yield Fault(site, number, done, nth)
 
 
@@ -385,7 +413,7 @@ def measure(kind: str, referee: Referee, every: int = 1) -> tuple[Row, list[Fail
     failures: list[Failure] = []
     sites: set[Site] = set()
     done = turn = 0
-    for scenario in SCENARIOS:
+    for scenario in scenarios(kind):
         found, names = recorded(kind, scenario, referee)
         sites |= set(found)
         for fault in cases(found):
@@ -418,6 +446,7 @@ def main() -> None:
     referee = Referee()
     install()
     hook_waits()
+    watch_renewals()
     for word in words:
         if word.removeprefix("--plant-") in PLANTS:
             PLANTS[word.removeprefix("--plant-")]()

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,31 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TTL = 0.5
+RENEWAL = 60.0
+"""Seconds in which the keeper's thread must have got round to a renewal that is due."""
+tried = threading.Event()
+"""A renewal is over, well or not."""
+
+
+def watch_renewals() -> None:
+    from interlock._wait.keeping import Keeping
+
+    renew = Keeping._renew
+
+    def watched(self: Keeping, claim: Any) -> None:
+        try:
+            renew(self, claim)
+        finally:
+            tried.set()
+
+    Keeping._renew = watched  # type: ignore[method-assign]
 
 
 class Subject:
     """A lock of the public kind."""
 
     waits = True
+    renews = False
 
     def make(self, path: str) -> Any:
         from interlock import Lock
@@ -38,6 +58,10 @@ class Subject:
 
     def release(self, hold: Any) -> None:
         hold.release()
+
+    def renew(self, hold: Any) -> bool:
+        """Have the keeper's thread renew it now, and wait until it tried. Was that all well?"""
+        raise NotImplementedError
 
     def again(self, hold: Any) -> bool:
         """Does a second release say that there is nothing to release?"""
@@ -95,10 +119,27 @@ class Permit(Subject):
 
 
 class Lease(Subject):
+    renews = True
+
     def make(self, path: str) -> Any:
         from interlock import Lock
 
         return Lock(path, primitive="marker", ttl=TTL)
+
+    def renew(self, hold: Any) -> bool:
+        from interlock._wait.keeping import keeping
+
+        claim, keeper = hold._claim, keeping()
+        before = claim.deadline
+        tried.clear()
+        times = keeper.keeper._times.get(claim)
+        if times is None:
+            return False
+        times[0] = 0.0  # due since ever
+        keeper._wake.set()
+        if not tried.wait(RENEWAL):
+            raise RuntimeError(f"the keeper has not renewed for {RENEWAL:g} s")
+        return bool(claim.deadline > before)
 
 
 class Marker(Subject):

@@ -25,6 +25,10 @@ _LONGEST = 0.25 if sys.platform == "win32" else min(threading.TIMEOUT_MAX, 1e6)
 """Longest sleep in one piece. On Windows a thread that sleeps on a lock hears no Ctrl-C before it wakes."""
 
 
+_NAP = 0.05
+"""Seconds, in place of a wait that the system refused."""
+
+
 class _LockParker:
     """Sleeps on a primitive lock; for waits that another thread of this process ends."""
 
@@ -83,7 +87,11 @@ class _PollParker:
                 return False
         # The news are read by the caller, after it tried the lock: every instruction before that try is
         # handoff latency.
-        ready = self._poll.poll(seconds * 1000)
+        try:
+            ready = self._poll.poll(seconds * 1000)
+        except OSError:  # no memory, say: a nap instead, after which the caller tries the lock again
+            sleep(min(seconds, _NAP))
+            return False
         if len(ready) == 1 and ready[0][0] == self._fds[0]:
             return True
         return self._woken([fd for fd, _ in ready])

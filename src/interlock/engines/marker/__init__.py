@@ -445,15 +445,20 @@ class MarkerEngine:
     def read(self, path: str) -> bytes | None:
         """The content of the marker at `path`; None where there is none to be read."""
         try:
+            return self.content(path)
+        except OSError:
+            return None
+
+    def content(self, path: str) -> bytes | None:
+        """The same; None only where there is none. Raises the `OSError` of one that cannot be read."""
+        try:
             if not stat.S_ISREG(self.ops.lstat(path).st_mode):
                 return None
             fd = self.ops.open(path, READ)
-        except OSError:
+        except FileNotFoundError:
             return None
         try:
             return self.ops.read(fd, records.MAX_SIZE + 1)
-        except OSError:
-            return None
         finally:
             self.ops.shut(fd)
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
         """What keeps contenders of other protocols out (`lease_fence`)."""
 
         def stands(self, claim: LeaseClaim) -> bool:
-            """Is it there? Makes it young."""
+            """Is it there? Makes it young. Raises the `OSError` where that cannot be told."""
 
         def put(self, claim: LeaseClaim) -> bool:
             """See to it that it stands. False: one of them holds."""
@@ -162,7 +162,7 @@ class LeaseEngine:
         newest = log.newest()
         if newest is None:
             if log.empty():  # so the fence, which is put after the log was made, should not be there
-                log.begin(self.ttl, suspicious=self._fence.stands(claim))
+                log.begin(self.ttl, suspicious=self._may_be_fenced(claim))
                 log.require_generations()
             return None
         if not self._fence.put(claim):
@@ -179,6 +179,12 @@ class LeaseEngine:
             return None
         log.sweep(claim.number)
         return True
+
+    def _may_be_fenced(self, claim: LeaseClaim) -> bool:
+        try:
+            return self._fence.stands(claim)
+        except OSError:
+            return True
 
     def _won(self, claim: LeaseClaim) -> None:
         if claim.parker is not None:

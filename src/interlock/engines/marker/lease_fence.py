@@ -35,7 +35,7 @@ class MarkerFence:
 
     def stands(self, claim: LeaseClaim) -> bool:
         path = claim.line.key
-        if self._markers.read(path) != FENCE:
+        if self._markers.content(path) != FENCE:
             return False
         try:
             os.utime(path)
@@ -44,8 +44,11 @@ class MarkerFence:
         return True
 
     def put(self, claim: LeaseClaim) -> bool:
-        if self.stands(claim):
-            return True
+        try:
+            if self.stands(claim):
+                return True
+        except OSError:  # what cannot be read is judged below
+            pass
         path, markers = claim.line.key, self._markers
         _refuse(claim, path, markers.read(path))
         its = MarkerClaim(claim.line, claim.owner, Terms(FENCE))
