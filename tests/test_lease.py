@@ -883,3 +883,25 @@ def test_the_file_at_the_path_outlives_a_loss_of_power(path: Path, monkeypatch: 
     lock(path).acquire(0).release()
     assert (path.stat().st_ino, path.stat().st_size) in settled
     assert path.stat().st_size
+
+
+def test_who_is_killed_while_putting_the_file_at_the_path_leaves_nothing_in_the_way(path: Path) -> None:
+    """It was created, then written: killed in between, the next ones found it empty, for good."""
+    program = """
+import os, signal, sys
+from interlock import Lock
+real, path = os.open, sys.argv[1]
+def opened(name, flags, *rest, **options):
+    fd = real(name, flags, *rest, **options)
+    if flags & os.O_CREAT and (name == path or "/.00000000000000000000-" in str(name)):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return fd
+os.open = opened
+Lock(path, primitive="marker").acquire()
+"""
+    done = subprocess.run([sys.executable, "-c", program, os.fspath(path)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (-signal.SIGKILL, "")
+    assert not path.exists()
+    with lock(path).acquire(0):
+        assert path.stat().st_size
+        assert not [name for name in os.listdir(log_of(path)) if name.startswith(".")]

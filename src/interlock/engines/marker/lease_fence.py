@@ -12,14 +12,18 @@ from __future__ import annotations
 
 import os
 import stat
+from os.path import join
 
 from ..._errors import ProtocolError, UnsafePathError
 from . import MarkerClaim, Terms, engine, records
 from .lease_log import TORN
+from .lease_ops import NoLinks
 from .ops import kind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from .lease import LeaseClaim
 
 FENCE = records.plain((1, "interlock-lease?see-the-directory-beside-it", None))
@@ -50,6 +54,8 @@ class MarkerFence:
         except OSError:  # what cannot be read is judged below
             pass
         path, markers = claim.line.key, self._markers
+        if not os.path.lexists(path) and self._made(claim):
+            return True
         _refuse(claim, path, markers.read(path))
         its = MarkerClaim(claim.line, claim.owner, Terms(FENCE))
         try:
@@ -63,6 +69,17 @@ class MarkerFence:
             raise
         markers.keep_no_more(its)
         return True
+
+
+    def _made(self, claim: LeaseClaim) -> bool:
+        """In one step: an empty file, left by who is killed while making it, would be in everybody's way for ever."""
+        engine: Any = claim.line.engine
+        private = join(engine.log(claim.line.key).directory, f".{0:020d}-{engine.ops.nonce()}")  # an owner sweeps it
+        try:
+            made: bool = engine.ops.put_whole(private, claim.line.key, FENCE)
+        except (NoLinks, OSError):
+            made = False
+        return made or self.stands(claim)
 
 
 def _refuse(claim: LeaseClaim, path: str, data: bytes | None) -> None:

@@ -208,6 +208,19 @@ class LeaseOps:
         finally:
             self._discard(private, name)
 
+    def put_whole(self, private: str, path: str, data: bytes) -> bool:
+        """Make a file that has its content from the first moment on, unless the name is taken (False), by way of a name
+        that nobody else knows. Raises `NoLinks`, and `OSError` after which it may be there."""
+        try:
+            fd = os.open(private, CREATE, 0o644)
+            try:
+                self.write(fd, data, settle=True)
+            finally:
+                _shut(fd)
+            return self.link(private, path)
+        finally:
+            self.unlink(private)
+
     def _discard(self, private: str, name: str) -> None:
         try:
             os.unlink(os.path.join(private, name))
