@@ -905,3 +905,25 @@ Lock(path, primitive="marker").acquire()
     with lock(path).acquire(0):
         assert path.stat().st_size
         assert not [name for name in os.listdir(log_of(path)) if name.startswith(".")]
+
+
+@pytest.mark.parametrize("call", ["names", "create_private", "link"])
+def test_a_client_that_connects_again_is_waited_for(path: Path, call: str) -> None:
+    """SMB: everything is EAGAIN until the server is back."""
+    lock(path).acquire(0).release()
+    made, ops = patched(path, trusted=False)
+    answers = [errno.EAGAIN] * 3
+
+    def away(real: Callable[..., Any], *args: Any) -> Any:
+        if answers:
+            number = answers.pop()
+            raise OSError(number, os.strerror(number))
+        return real(*args)
+
+    ops.instead[call] = away
+    with pytest.raises(Timeout):
+        made.acquire(0)
+    with made.acquire(60) as hold:
+        hold.assert_held()
+    assert not answers
+    assert not [name for name in os.listdir(log_of(path)) if name.startswith(".")]

@@ -150,6 +150,15 @@ class LeaseEngine:
 
     def _attempt(self, claim: LeaseClaim) -> bool | None:
         """False: it is held, see `claim.due`. None: somebody was faster, look again."""
+        try:
+            return self._judge(claim)
+        except BlockingIOError:  # what the SMB client of Linux says of anything while it connects to its server again
+            with claim.mutex:
+                self.ops.abandon(claim)
+            claim.due = self.ops.clock() + NAP
+            return False
+
+    def _judge(self, claim: LeaseClaim) -> bool | None:
         ops = self.ops
         log = self.log(claim.line.key)
         began = ops.clock()
