@@ -328,11 +328,11 @@ class Run:
         gate.heal()
         gate.all_threads = False
         renewed = self.subject.renew(hold)
-        if not self.subject.held(hold):
+        if hold.lost:  # which may be true, and is judged by what `assert_held` says; `held` says nothing of it
             self.stalled = time.monotonic() - self.began > TTL
         elif self.world.referee.could_take(self.kind, self.world.path):
             self.problems.append("1: held after a renewal that failed, and another process gets it too")
-        elif not renewed and not self.subject.renew(hold) and self.subject.held(hold):
+        elif not renewed and not self.subject.renew(hold) and not hold.lost:
             self.problems.append("6: held, and not renewed any more")
 
     def _judge(self, error: BaseException) -> None:

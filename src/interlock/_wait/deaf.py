@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal  # not in the thread: one that starts while a lock is taken would import it then
 import sys
 
 __all__ = ["deafen"]
@@ -10,6 +11,4 @@ __all__ = ["deafen"]
 def deafen() -> None:
     """Called by a thread at its start."""
     if sys.platform != "win32":
-        import signal
-
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
