@@ -176,6 +176,8 @@ class Foreign:
 class Scenario:
     """One action to interrupt. `prepare` sets the stage, `act` is traced, `clear` drops what it may have left."""
 
+    bomb: Bomb
+
     def __init__(self, directory: str) -> None:
         self.directory = directory
         self.path = os.path.join(directory, "x.lock")
@@ -186,6 +188,14 @@ class Scenario:
 
     def on_sleep(self, count: int) -> None: ...
     def clear(self) -> None: ...
+
+    def keeper(self) -> Any:
+        """Another lock object for the same, with which one can tell that it is free."""
+        return Lock(self.path)
+
+    def left(self) -> list[str]:
+        """What only this scenario knows to look for."""
+        return []
 
 
 class Acquire(Scenario):
@@ -816,7 +826,7 @@ def repair(scenario: Scenario, before: dict[str, str]) -> None:
 
 def once(scenario: Scenario, at: int) -> Bomb:
     scenario.prepare()
-    bomb = Bomb(at, scenario.on_sleep)
+    bomb = scenario.bomb = Bomb(at, scenario.on_sleep)
     bomb.run(scenario.act)
     return bomb
 
@@ -831,7 +841,7 @@ def sweep(kind: type[Scenario], step: int = 1) -> dict[str, Any]:
         for _ in range(3):  # warm up: imports, the inotify instance, pooled eventfds
             once(scenario, -1)
             scenario.clear()
-        keep = Lock(scenario.path)  # and with it the line, so that its state is that of a long-lived program
+        keep = scenario.keeper()  # and with it the line, so that its state is that of a long-lived program
         gc.collect()
         gc.freeze()
         before = {fd: what for fd, what in descriptors().items() if fd not in pooled()}
@@ -850,10 +860,11 @@ def sweep(kind: type[Scenario], step: int = 1) -> dict[str, Any]:
             except BaseException as error:  # noqa: BLE001 - told to the test
                 problems.append(f"clearing up: {type(error).__name__}: {error}")
             gc.collect()
-            problems += leftovers(scenario, before)
+            problems += leftovers(scenario, before) + scenario.left()
             if not problems:
                 try:
-                    keep.acquire(1).release()
+                    with keep.acquire(1):
+                        pass
                 except BaseException as error:  # noqa: BLE001 - told to the test
                     problems.append(f"the next acquire: {type(error).__name__}: {error}")
             if problems:

@@ -33,7 +33,6 @@ import stat
 import sys
 import time
 import zlib
-from functools import partial
 
 from ..._core.lost import tell
 from ..._errors import LostError, NotHeldError, ProtocolError, Timeout, UnsafePathError, UnsupportedError, named
@@ -72,28 +71,48 @@ def assign(claim: KernelClaim) -> int:
     path = line.key + ".token"
     file = _File()
     try:
-        _lock(ops, file, path)
-        assert file.fd is not None
-        if claim.token is None:  # else another thread was faster
-            reason = line.engine.lost(claim)
-            if not claim.depth:
-                raise NotHeldError(f"{line.resource} is not held any more: it gets no token")
-            if reason:
-                tell(claim, reason)
-                raise LostError(f"{line.resource} is lost: {reason}")
-            claim.token = _next(file.fd, path, claim)
-        return claim.token
-    except OSError as error:
-        named(error, path)
+        try:
+            return _give(ops, file, path, claim)
+        except OSError as error:
+            named(error, path)
+            raise
+        finally:
+            _end(ops, file)
+    except BaseException:
+        _end(ops, file)  # if an interrupt came into the first
         raise
-    finally:
-        fd, file.fd = file.fd, None
-        if fd is not None:
-            for end in (partial(ops.flock, fd, UNLOCK), partial(ops.close, fd)):  # a copy in a child must not keep it
-                try:
-                    end()
-                except OSError:
-                    pass
+
+
+def _give(ops: Ops, file: _File, path: str, claim: KernelClaim) -> int:
+    line = claim.line
+    _lock(ops, file, path)
+    assert file.fd is not None
+    if claim.token is None:  # else another thread was faster
+        reason = line.engine.lost(claim)
+        if not claim.depth:
+            raise NotHeldError(f"{line.resource} is not held any more: it gets no token")
+        if reason:
+            tell(claim, reason)
+            raise LostError(f"{line.resource} is lost: {reason}")
+        claim.token = _next(file.fd, path, claim)
+    return claim.token
+
+
+def _end(ops: Ops, file: _File) -> None:
+    """Unlock, as a copy in a child must not keep it, and close. Interrupted, it goes on when it is called again."""
+    fd = file.fd
+    if fd is None:
+        return
+    try:
+        ops.flock(fd, UNLOCK)
+    except OSError:
+        pass
+    close = ops.close
+    file.fd = None
+    try:
+        close(fd)
+    except OSError:
+        pass
 
 
 def _lock(ops: Ops, file: _File, path: str) -> None:

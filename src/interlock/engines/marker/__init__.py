@@ -146,7 +146,8 @@ class MarkerEngine:
             status = ops.lstat(path)
             claim.found = (status.st_dev, status.st_ino)
             self._refuse(path, status)
-            judged = ops.open(path, READ)
+            for judged in map(ops.open, (path,), (READ,)):  # noqa: B007 - no signal comes before it has its name
+                break
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -164,7 +165,10 @@ class MarkerEngine:
                 self._seen.pop(path, None)
                 return False
         finally:
-            ops.shut(judged)
+            try:
+                ops.close(judged)  # not by a function of ours: a signal is looked for as one is entered
+            except OSError:
+                pass
         if sys.platform == "win32" and records.parse(data)[0] in ("owner", "empty", "released", "torn"):
             # A holder keeps its marker open, and what is open cannot be removed there: that it can is the proof.
             return not ops.unlink_closed(path, status, 1)
@@ -242,6 +246,9 @@ class MarkerEngine:
             mine = self.ops.fstat(fd) if sys.platform == "win32" else None
             try:
                 self._remove(claim.line.key, fd)
+            except BaseException:  # an interrupt, maybe before the file was gone; without its descriptor it would stay
+                self._remove(claim.line.key, fd)
+                raise
             finally:
                 error = self.ops.close_claim(claim)
                 if mine is not None:
@@ -369,24 +376,34 @@ class MarkerEngine:
         if instance is None:
             return
         try:
-            fd = self.ops.open(path, PIN)
+            for fd in map(self.ops.open, (path,), (PIN,)):  # noqa: B007
+                break
         except OSError:  # it went: the next attempt will tell
             return
         try:
             status = self.ops.fstat(fd)
             claim.watched = claim.found = (status.st_dev, status.st_ino)
+            claim.wd, claim.instance = 0, instance  # first: an interrupt may lose the handle
             claim.wd = instance.watch(fd, instance.REPLACED | _CLOSE_WRITE, claim, claim.parker.unpark)
-            claim.instance = instance
         except OSError:  # no watches left, or a marker that we may not read: nap
-            pass
+            claim.instance = None
         finally:
-            self.ops.shut(fd)
+            try:
+                self.ops.close(fd)
+            except OSError:
+                pass
 
     def _unwatch(self, claim: MarkerClaim) -> None:
-        instance, claim.instance = claim.instance, None
+        instance = claim.instance
         claim.watched = None
         if instance is not None:
-            instance.unwatch(claim.wd, claim)
+            try:
+                instance.unwatch(claim.wd, claim)
+            except BaseException:  # an interrupt: who gives up does not come back to it
+                instance.unwatch(claim.wd, claim)
+                raise
+            finally:
+                claim.instance = None
 
     def stop_waiting(self, claim: MarkerClaim) -> None:
         """Idempotent. Whoever was the first wakes the next, which looks at once: the first may have seen news."""
@@ -454,13 +471,18 @@ class MarkerEngine:
         try:
             if not stat.S_ISREG(self.ops.lstat(path).st_mode):
                 return None
-            fd = self.ops.open(path, READ)
+            for fd in map(self.ops.open, (path,), (READ,)):  # noqa: B007
+                break
         except FileNotFoundError:
             return None
         try:
-            return self.ops.read(fd, records.MAX_SIZE + 1)
+            data = self.ops.read(fd, records.MAX_SIZE + 1)
+            return data
         finally:
-            self.ops.shut(fd)
+            try:
+                self.ops.close(fd)
+            except OSError:
+                pass
 
     def inspect(self, line: Line) -> Report:
         from ..._report import Report

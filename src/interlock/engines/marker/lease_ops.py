@@ -79,7 +79,14 @@ class LeaseOps:
         if that host dies, all who would give the file one more name wait until the server forgets it (90 s by default).
         """
         try:
-            fd = self._open(path, between_hosts)
+            try:  # `for`: no signal comes before it has its name
+                for fd in map(os.open, (path,), (UPDATE if between_hosts else READ,)):  # noqa: B007
+                    break
+            except OSError as error:  # another user's
+                if not between_hosts or error.errno not in _MAY_NOT_WRITE:
+                    raise
+                for fd in map(os.open, (path,), (READ,)):  # noqa: B007
+                    break
         except OSError as error:
             if error.errno in _GONE:
                 return None
@@ -95,22 +102,17 @@ class LeaseOps:
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise UnsafePathError(f"{path} is {kind(os.fstat(fd).st_mode)}, not a record; nothing was locked")
-            return os.read(fd, MAX_SIZE)
+            data = os.read(fd, MAX_SIZE)
+            return data
         except OSError as error:
             if error.errno == errno.ESTALE:
                 return None
             raise
         finally:
-            _shut(fd)
-
-    def _open(self, path: str, between_hosts: bool) -> int:
-        if between_hosts:
             try:
-                return os.open(path, UPDATE)
-            except OSError as error:  # another user's
-                if error.errno not in _MAY_NOT_WRITE:
-                    raise
-        return os.open(path, READ)
+                os.close(fd)  # not by a function of ours: a signal is looked for as one is entered
+            except OSError:
+                pass
 
     def exists(self, path: str) -> bool:
         try:
