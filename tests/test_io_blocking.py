@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import select
 import sys
 import threading
 import time
@@ -115,3 +116,24 @@ def test_a_descriptor_beyond_what_select_can_name(pipe: Pipe) -> None:
         assert blocking_park(parker, 10)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("seconds", [0.0005, 30.0])
+@pytest.mark.parametrize("error", [InterruptedError("mine"), TimeoutError("mine"), OSError(errno.EIO, "mine")])
+def test_what_a_handler_raises_ends_the_wait(
+    pipe: Pipe, seconds: float, error: OSError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes out of the system call that it met, and may be an `OSError`."""
+    parker: Any = blocking.io.parker(pipe)
+
+    class Struck:
+        def poll(self, timeout: float) -> list[tuple[int, int]]:
+            raise error
+
+    def struck(*_: object) -> None:
+        raise error
+
+    parker._poll = Struck()
+    monkeypatch.setattr(select, "select", struck)
+    with pytest.raises(type(error), match="mine"):
+        blocking_park(parker, seconds)

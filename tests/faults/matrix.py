@@ -63,6 +63,8 @@ ERRNOS = (
     EIO, ENOSPC, EDQUOT, EMFILE, ENFILE, ENOMEM, EINTR, ESTALE, ETIMEDOUT, ENOLCK, ENOSYS, EOPNOTSUPP, EINVAL, EACCES,
     EPERM, EROFS,
 )  # fmt: skip
+WAITS = (ENOMEM,)
+"""What a wait can say. EINTR never gets out of Python; any other error would be one of a signal's handler."""
 OCCURRENCES = 3
 SLACK = 30.0
 """Seconds that an acquire may take longer than it was given, before that is called late: the machine may be busy."""
@@ -396,7 +398,7 @@ def cases(sites: dict[Site, int]) -> Iterator[Fault]:
         if only and site.call not in only:
             continue
         for nth in range(1, min(count, OCCURRENCES) + 1):
-            for number in ERRNOS:
+            for number in WAITS if site.call in ("poll", "select") else ERRNOS:
                 for done in (False, True):
                     if done or site.call not in ("close", "close()"):  # closed is closed
                         yield Fault(site, number, done, nth)

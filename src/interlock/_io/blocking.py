@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import sys
@@ -26,7 +27,9 @@ _LONGEST = 0.25 if sys.platform == "win32" else min(threading.TIMEOUT_MAX, 1e6)
 
 
 _NAP = 0.05
-"""Seconds, in place of a wait that the system refused."""
+"""Seconds, in place of a wait that the system refused: then the caller tries the lock again."""
+_REFUSED = (errno.ENOMEM, errno.EBADF)
+"""What poll(2) and select(2) themselves say. Any other error comes from a signal's handler, and is the user's."""
 
 
 class _LockParker:
@@ -81,15 +84,21 @@ class _PollParker:
         if seconds < 0.001:  # poll(2) counts milliseconds
             try:
                 return self._woken(select.select(self._fds, (), (), seconds)[0])
-            except (ValueError, OSError):
-                # A descriptor beyond what select(2) can name; or closed, in a child that a signal handler forked here.
+            except ValueError:  # a descriptor beyond what select(2) can name
+                sleep(seconds)
+                return False
+            except OSError as error:  # or closed, in a child that a signal handler forked here
+                if error.errno not in _REFUSED:
+                    raise
                 sleep(seconds)
                 return False
         # The news are read by the caller, after it tried the lock: every instruction before that try is
         # handoff latency.
         try:
             ready = self._poll.poll(seconds * 1000)
-        except OSError:  # no memory, say: a nap instead, after which the caller tries the lock again
+        except OSError as error:
+            if error.errno not in _REFUSED:
+                raise
             sleep(min(seconds, _NAP))
             return False
         if len(ready) == 1 and ready[0][0] == self._fds[0]:
