@@ -65,8 +65,8 @@ Without any lock the same run overlapped {free:,} times; interlock's locks {over
 {_matrix(cells)}
 
 "Refused" is `UnsupportedError` at the first acquire, which names the mount option and what to do. A lease (`marker`)
-waits for its ttl ({TTL:.0f} s here) after each kill on the other host, so it has few holds. On SMB it needs the mount
-option `nolease`: the client cannot open a file under its second name else, and the lease refuses.
+waits for its ttl ({TTL:.0f} s here) after each kill on the other host, so it has few holds. On SMB, mount with
+`nolease`: else the client may be unable to open a file under its second name, and the lease refuses then.
 
 On SMB the client ends a process's `flock` at the server when another process of its host closes the file, which one
 that gave up waiting does. Here it takes luck to see that (filelock's column: one overlap in some hundred to some

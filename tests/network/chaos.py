@@ -302,9 +302,10 @@ def section(found: dict[str, Any]) -> str:
 
 One host holds, another one waits for the lock, then something happens to a host, with every lock held at once. NFSv4's
 lease is {LEASE:.0f} s here, a marker's ttl {TTL:.0f} s. Who is in when is asked over serial lines, in order, so no
-clock counts. In {sum(each.values())} events ({events}) {len(cells)} locks were held:
-the other host got in after the holder had left or died in {counts["excludes"]}; the holder lost the lock, was told so
-by `assert_held()` and its fenced write was refused in {counts["told"]}; the two were in together in
+clock counts. In {sum(each.values())} events
+({events}) {len(cells):,} locks were held: the other host got in after the holder had left or died in
+{counts["excludes"]}; the holder lost the lock, was told so by `assert_held()` and its fenced write was refused in
+{counts["told"]}; the two were in together in
 {counts["overlaps"]}; {counts["refused"]} were refused, and {counts["unusable"] + counts["unclear"]} came to no verdict.
 
 {chr(10).join(lines)}
@@ -316,8 +317,8 @@ that is silent; stat(2) of the lock file shows nothing of it, so `assert_held()`
 On NFSv3 a server that boots has forgotten its locks, and gives them anew unless the clients claim them in time, which
 its `sm-notify` has to tell them. One that "tells nobody" does not run that: others get in, and the holder is told as
 `assert_held()` locks once more, which the server refuses. Had the other one left by then, nothing would show that it
-was in; a fencing token does. "Not in 60 s", on NFSv3: the locks of a host that is dead stay until it boots and says so.
-A lease does not wait for that.
+was in; a fencing token does. "In after it boots": the locks of a host that is dead stay until it does and says so. A
+lease does not wait for that; its longest times are of guests that had to wait for a core.
 {_peers(found["doctor"])}"""
 
 
