@@ -280,7 +280,8 @@ class Postgres(Server):
 
     def suspend(self) -> None:
         for pid in self._processes():
-            os.kill(pid, signal.SIGSTOP)
+            with contextlib.suppress(ProcessLookupError):  # one of its workers has just ended
+                os.kill(pid, signal.SIGSTOP)
 
     def resume(self) -> None:
         for pid in self._processes():

@@ -20,12 +20,14 @@ import sys
 import time
 from pathlib import Path
 
+import interlock
+
 from .figures import figures, missing
 from .plugin import TIMES
 
 ROOT = Path(__file__).parents[2]
 COUNTED = ROOT / ".coverage-branches"
-SOURCE = ROOT / "src/interlock"
+SOURCE = Path(interlock.__file__).parent
 CONFIG = Path(__file__).with_name("coveragerc")
 
 PLACES = [
