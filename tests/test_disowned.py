@@ -154,3 +154,27 @@ def test_nfs4_is_not_locked_again(tmp_path: Path, ops: Ops) -> None:
         unlock(hold)
         hold.assert_held()
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_server_that_fails_while_it_is_asked_takes_nothing_away(tmp_path: Path, ops: Ops) -> None:
+    """NFSv3: an error of the second lock of `dual` must not end the first one."""
+    path = tmp_path / "a.lock"
+    with Lock(path).acquire(0) as hold, path.open("r+") as other:
+        answer(ops, "nfs at /mnt", 0)
+        real = ops.fcntl
+
+        def fails(fd: int, command: int, argument: Any = 0) -> Any:
+            if command == 37:  # F_OFD_SETLK
+                raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+            return real(fd, command, argument)
+
+        ops.fcntl = fails
+        if isinstance(ops, DualOps):
+            with pytest.raises(OSError, match=os.strerror(errno.ENOLCK)):
+                hold.assert_held()
+        else:
+            hold.assert_held()
+        ops.fcntl = real
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        hold.assert_held()

@@ -268,6 +268,10 @@ class Ops:
             return f"the server does not know its lock on {path} any more (a read says: {error.strerror}); " + _APART
         return self._given_to_another(fd, path) if self.place.startswith(_NFS3) else ""
 
+    def lock_again(self, fd: int) -> None:
+        """Take what is held already. Whatever comes of it, nothing is unlocked."""
+        self.flock(fd, EXCLUSIVE)
+
     def _given_to_another(self, fd: int, path: str) -> str:
         """NFSv3: a server that boots forgets its locks, and gives them away unless its `sm-notify` tells the clients to
         claim them again; reads go on as before. So lock once more: that asks the server, gets the lock back if nobody
@@ -278,7 +282,7 @@ class Ops:
         for mine in map(self.fcntl, (fd,), (fcntl.F_DUPFD_CLOEXEC,), (0,)):
             try:
                 if self.current(mine, path):
-                    self.flock(mine, EXCLUSIVE)
+                    self.lock_again(mine)
             except BlockingIOError:
                 return f"the server has given {path} to another host: it booted and forgot its locks (NFSv3)"
             finally:

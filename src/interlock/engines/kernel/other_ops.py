@@ -69,6 +69,13 @@ class DualOps(Ops):
             self._refuse_conflict_with_itself(fd)
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
 
+    def lock_again(self, fd: int) -> None:
+        self.one(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            self.fcntl(fd, _SETLK, _TAKE)
+        except PermissionError as error:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
+
     def _refuse_conflict_with_itself(self, fd: int) -> None:
         """Raise `UnsupportedError` where nobody could ever get both locks. Looks once."""
         if self._tested:

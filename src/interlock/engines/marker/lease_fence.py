@@ -70,7 +70,6 @@ class MarkerFence:
         markers.keep_no_more(its)
         return True
 
-
     def _made(self, claim: LeaseClaim) -> bool:
         """In one step: an empty file, left by who is killed while making it, would be in everybody's way for ever."""
         engine: Any = claim.line.engine
