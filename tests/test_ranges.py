@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from interlock import LostError, NotHeldError, RWLock, Semaphore, UnsupportedError
+from interlock import LostError, NotHeldError, RWLock, Semaphore, Timeout, UnsupportedError
 from interlock.engines import kernel
 from interlock.engines.kernel import tickets
 
@@ -107,6 +107,55 @@ def test_an_error_of_a_range_says_where_and_leaves_nothing(
     hold = KINDS[kind](path)
     assert hold is not None
     hold.release()
+
+
+@pytest.mark.parametrize("handler", [False, True], ids=["another thread", "a handler of a signal"])
+@pytest.mark.parametrize("at", ["flock", "fcntl", "fstat", "stat"])
+def test_a_hold_that_is_released_within_a_step_of_its_upgrade(
+    at: str, handler: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the n-th call of each kind: whatever the upgrade was about to do, nothing of it is left."""
+    n = 1
+    while _released_at(tmp_path / "lock", at, n, handler, monkeypatch):
+        n += 1
+    assert n > 1
+
+
+def _released_at(path: Path, at: str, n: int, handler: bool, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """False: the upgrade did not make so many calls."""
+    ops = kernel.engine().ops
+    reader, hold = RWLock(path).read(), RWLock(path).update()
+    real = getattr(ops, at)
+    releasing = threading.Thread(target=hold.release)
+    upgrading = threading.current_thread()
+    calls = 0
+
+    def counted(*args: Any, **more: Any) -> Any:
+        nonlocal calls
+        if threading.current_thread() is not upgrading:
+            return real(*args, **more)
+        calls += 1
+        if calls == n and handler:
+            hold.release()
+        elif calls == n:
+            releasing.start()
+            releasing.join(0.05)  # it has come, and waits
+        return real(*args, **more)
+
+    monkeypatch.setattr(ops, at, counted)
+    with pytest.raises((NotHeldError, Timeout)):
+        hold.upgrade(0.3)
+    monkeypatch.undo()
+    if calls < n:
+        hold.release()
+    elif not handler:
+        releasing.join(60)
+    assert not hold.held
+    reader.release()
+    assert descriptors(path) == []
+    with RWLock(path).write(20):
+        pass
+    return calls >= n
 
 
 def test_a_hold_that_is_released_while_it_is_upgraded(tmp_path: Path) -> None:

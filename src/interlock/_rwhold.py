@@ -74,8 +74,7 @@ class _Modes(_BaseHold):
     def _to_upgrade(self, limit: float) -> Claim | None:
         """The claim, once it is clear that it may be upgraded. None: nothing is to be done."""
         self.assert_held()
-        claim = self._claim
-        assert claim is not None
+        claim = self._require_held()  # another thread may release it at any time
         if claim.mode == "write":
             return None
         if claim.mode == "read":
@@ -96,8 +95,7 @@ class _Modes(_BaseHold):
         if to not in ("read", "update"):
             raise ValueError(f"a hold is downgraded to 'read' or 'update', not to {to!r}")
         self.assert_held()
-        claim = self._claim
-        assert claim is not None
+        claim = self._require_held()  # another thread may release it at any time
         if MODES.index(to) > MODES.index(claim.mode):
             raise ValueError(f"{self.resource} is held for {claim.mode}: {to!r} would be an upgrade")
         was = claim.mode

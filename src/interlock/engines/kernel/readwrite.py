@@ -39,6 +39,7 @@ where a writer that waited for a `Lock` stands still: it has its ranges already,
 from __future__ import annotations
 
 import sys
+from _thread import RLock
 from itertools import repeat, starmap
 from os import fsencode
 from time import monotonic
@@ -55,12 +56,14 @@ if sys.platform != "win32":
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
+    from collections.abc import Callable, Iterator
+    from typing import Any, TypeVar
 
     from ..._core.arbiter import Line
     from ..._model import IO, Mode, Parker
     from . import Instance, KernelClaim
+
+    T = TypeVar("T")
 
 assert sys.platform != "win32"
 
@@ -83,6 +86,8 @@ _ANYBODY_WAITING = pack(_WRITE, READERS, 0)
 class SharedClaim(RangedClaim):
     """A stake in one mode, which an upgrade or a downgrade changes."""
 
+    step: Any = None
+    """An RLock, once the mode was to be changed: another thread that releases this claim waits for the step."""
     upgrading = False
     gone = ""  # why the hold is lost, if the kernel took it
 
@@ -178,13 +183,39 @@ class Lane(RangedEngine):
 
     # ---- from one mode to another
 
+    def _unreleased(self, claim: SharedClaim, change: Callable[..., T], *args: Any) -> T:
+        """One step of a change of mode. A release in another thread would otherwise close the descriptor under it, and
+        the step go on with a copy of that, or with what the number means next; in a signal handler it still can."""
+        step = claim.__dict__.setdefault("step", RLock())
+        try:
+            with step:
+                if claim.depth:
+                    return change(*args)
+        except Exception:
+            if claim.depth:
+                raise
+        raise NotHeldError(f"{claim.line.resource} was released while its mode was changed")
+
+    def _drop_between_steps(self, claim: Any) -> None:
+        if claim.step is None:
+            super().drop(claim)
+            return
+        with claim.step:
+            super().drop(claim)
+
+    def _subscribe(self, io: IO, claim: KernelClaim, deadline: float) -> None:
+        assert isinstance(claim, SharedClaim)
+        if claim.upgrading:
+            self._unreleased(claim, super()._subscribe, io, claim, deadline)
+        else:
+            super()._subscribe(io, claim, deadline)
+
     async def upgrade(self, io: IO, claim: SharedClaim) -> bool:
-        return await io.call(self._upgrade, claim)
+        return await io.call(self._unreleased, claim, self._upgrade, claim)
 
     def _upgrade(self, claim: SharedClaim) -> bool:
         fd, path = claim.fd, claim.line.key
-        if fd is None:
-            raise NotHeldError(f"{claim.line.resource} was released while it was upgraded")
+        assert fd is not None
         if not self._ours(claim):
             raise LostError(f"{claim.line.resource} is lost: {self.lost(claim)}")
         claim.upgrading = True
@@ -208,8 +239,13 @@ class Lane(RangedEngine):
             raise LostError(f"{claim.line.resource} is lost: {claim.gone}")
 
     async def stay(self, io: IO, claim: SharedClaim) -> None:
-        if claim.upgrading and claim.fd is not None and self._ours(claim):
-            await io.call(self._stay, claim)
+        if not claim.depth:
+            self._unwatch(claim)  # a handler released it within `_subscribe`, say
+        elif claim.upgrading and claim.fd is not None and self._ours(claim):
+            try:
+                await io.call(self._unreleased, claim, self._stay, claim)
+            except NotHeldError:  # told by the step that ended the upgrade, or by whoever uses the hold next
+                pass
 
     def _stay(self, claim: SharedClaim) -> None:
         claim.mode = "update"
@@ -226,6 +262,9 @@ class Lane(RangedEngine):
         claim.upgrading = False
 
     def downgrade(self, claim: SharedClaim, mode: Mode) -> None:
+        self._unreleased(claim, self._downgrade, claim, mode)
+
+    def _downgrade(self, claim: SharedClaim, mode: Mode) -> None:
         ops, fd = self.ops, claim.fd
         if claim.mode == "write":
             ops.flock(fd, SHARED)  # of the same description, so it never fails, and nobody comes in between
@@ -277,6 +316,7 @@ class Updaters(Lane):
 
     claim_type = UpdateClaim
     mode = "update"
+    drop = Lane._drop_between_steps
 
     def _behind(self, claim: SharedClaim, fd: int) -> bool:
         if claim.parker is None:
@@ -294,6 +334,7 @@ class Writers(Lane):
     """
 
     mode = "write"
+    drop = Lane._drop_between_steps
 
     def _enter(self, claim: KernelClaim, instance: Instance, parker: Parker) -> None:
         (RangedEngine if claim.mode == "write" else Lane)._enter(self, claim, instance, parker)
