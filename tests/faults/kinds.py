@@ -58,7 +58,8 @@ class Kind(sweep.Scenario):
         if isinstance(self.subject, Lease):
             return [f"held by {holder}" for holder in interlock.inspect(self.path).holders]
         if isinstance(self.subject, subjects.Strict):
-            return []  # the file stays; whether a claim is on it, the next acquire tells
+            claims = os.path.join(self.path + ".filelock", "claims")
+            return [f"a claim: {name}" for name in os.listdir(claims)] if os.path.isdir(claims) else []
         if isinstance(self.subject, subjects.Marker) and not isinstance(self.subject, subjects.Facade):
             return ["a marker"] if os.path.exists(self.path) else []
         only = "WRITE" if isinstance(self.subject, subjects.Permit) else ""
@@ -81,6 +82,15 @@ class _Keeper:
     def acquire(self, timeout: float) -> Any:
         self._subject.release(self._subject.take(self._lock, timeout))
         return nullcontext()
+
+
+class Shared(subjects.Facade):
+    """Its levels are counted for all threads, behind a turn of this process."""
+
+    def make(self, path: str) -> Any:
+        from interlock import filelock
+
+        return filelock.FileLock(path, poll_interval=0.001, thread_local=False)
 
 
 class Take(Kind):
@@ -249,6 +259,7 @@ KINDS: dict[str, subjects.Subject] = {
     "Facade": subjects.Facade(),
     "Marker": subjects.Marker(),
     "Strict": subjects.Strict(),
+    "Shared": Shared(),
 }
 SCENARIOS: dict[str, type[sweep.Scenario]] = {
     f"{name}{verb.__name__}": type(f"{name}{verb.__name__}", (verb,), {"subject": subject})

@@ -98,7 +98,9 @@ class BaseFileLock(Kind, contextlib.ContextDecorator, metaclass=FileLockMeta):
                     if claim is not None and self._grab(context, claim):
                         return proxy
             wait, nap = limits or self._limits(context, None, None, None)
-            run(self._engage(blocking_io, context, wait, nap, cancel_check, claim))
+            # Not called from here: after a call a signal may interrupt, with one level counted that nobody knows of.
+            for _ in map(run, (self._engage(blocking_io, context, wait, nap, cancel_check, claim),)):
+                return proxy
         except BaseException:
             self._undo(context, claim)
             raise
@@ -170,6 +172,7 @@ class BaseFileLock(Kind, contextlib.ContextDecorator, metaclass=FileLockMeta):
             return
         turn = Turn(gate, io.owner())
         mine = turns.get(gate)
+        counted = False
         if mine is not None and mine.owner == turn.owner:
             if context.lock_file_fd is None:
                 raise self._waits_for_itself()
@@ -182,6 +185,7 @@ class BaseFileLock(Kind, contextlib.ContextDecorator, metaclass=FileLockMeta):
             if not await acquire(io, stake, deadline):
                 raise Timeout(self.lock_file)
             await self._contend(io, context, deadline, wait, poll_interval, cancel_check, None)
+            counted = True
         finally:
             try:  # `give_back` without calls: a signal handler might run before it
                 if turns[gate] is turn:
@@ -189,7 +193,12 @@ class BaseFileLock(Kind, contextlib.ContextDecorator, metaclass=FileLockMeta):
             except KeyError:
                 pass
             if gate.queue:
-                wake_first(gate)
+                try:
+                    wake_first(gate)
+                except BaseException:
+                    if counted:
+                        self._count_down(context)
+                    raise
 
     async def _contend(
         self,
@@ -320,14 +329,20 @@ class BaseFileLock(Kind, contextlib.ContextDecorator, metaclass=FileLockMeta):
                 self._rush_out(line, context, context.claim)
             elif context.gate is not None:
                 run(self._disengage(blocking_io, context, force))
-            elif context.lock_counter > 1 and not force:
-                context.lock_counter -= 1
-            else:
+            elif force:
                 self._drop(context)
+            else:
+                self._count_down(context)
         if force:
             for other in list(self._contexts):
                 if other.lock_file_fd is not None and other.thread is not None and not other.thread.is_alive():
                     self._drop_elsewhere(other)
+
+    def _count_down(self, context: FileLockContext) -> None:
+        if context.lock_counter > 1:
+            context.lock_counter -= 1
+        else:
+            self._drop(context)
 
     async def _disengage(self, io: IO, context: FileLockContext, force: bool) -> None:
         gate = context.gate

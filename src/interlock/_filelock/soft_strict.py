@@ -59,12 +59,24 @@ class StrictSoftFileLock(BaseFileLock):
         if mine is None:
             mine = self._claims_of[context] = self._view(path)
         try:
-            if mine.attempt(self._unchanged_for):
-                context.lock_file_fd = mine.fd
+            self._attempt_with(mine)
         except ClaimsError as error:
             self._refuse(error)
         except OSError as error:
             named(error, path)
+            raise
+
+    def _attempt_with(self, mine: StrictClaims) -> None:
+        context = self._context
+        try:
+            if mine.attempt(self._unchanged_for):
+                assert mine.sentinel is not None
+                context.lock_file_fd = mine.sentinel.fd
+        except Exception:
+            raise
+        except BaseException:  # an interrupt, which may have come after the claims were published, or while they went
+            if context.lock_file_fd is None:
+                mine.withdraw()
             raise
 
     def _release(self) -> None:
@@ -117,12 +129,12 @@ class StrictSoftFileLock(BaseFileLock):
     def lock_path_occupant(self) -> str | None:
         """What is at the lock's path in place of the sentinel: the marker of a plain soft lock, say."""
         try:
-            fd, _, what = self._looking().occupant()
+            sentinel, _, what = self._looking().occupant()
         except FileNotFoundError:
             return None
-        if fd is None:
+        if sentinel is None:
             return what
-        os.close(fd)
+        sentinel.close()
         return None
 
     def force_break(self, claim_name: str) -> None:

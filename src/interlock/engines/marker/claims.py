@@ -66,6 +66,33 @@ class ClaimRecord(NamedTuple):
     start: int | None
 
 
+class _File:
+    """An open file that is closed once, whatever interrupts its user. Not in a forked child: there the descriptor may
+    be closed already, and its number mean something else."""
+
+    fd = pid = -1
+
+    def __init__(self, path: str, flags: int, mode: int = 0o777) -> None:
+        self.pid = os.getpid()
+        for self.fd in map(os.open, (path,), (flags,), (mode,)):  # see the kernel engine
+            break
+
+    def close(self) -> None:
+        if self.pid != os.getpid():
+            return
+        fd, self.fd = self.fd, -1  # no signal comes before the call, and what it raises comes after the close
+        if fd >= 0:
+            os.close(fd)
+
+    __del__ = close
+
+    def __enter__(self) -> int:
+        return self.fd
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
 class StrictClaims:
     """One contender's view of the claims on a path, and what it has published itself."""
 
@@ -75,8 +102,8 @@ class StrictClaims:
         self.directory = os.path.join(path + ".filelock", "claims")
         self.published: list[str] = []
         """Full names of our own claims that may exist."""
-        self.fd: int | None = None
-        """The sentinel, open while held or being tried."""
+        self.sentinel: _File | None = None
+        """Open while held or being tried."""
 
     # ---- acquire and release
 
@@ -84,8 +111,8 @@ class StrictClaims:
         """One attempt. `unchanged_for(status)` tells for how many seconds the file in the way has stood still."""
         self.withdraw()
         self._make_directories()
-        self.fd = self._sentinel(unchanged_for)
-        if self.fd is None:
+        self.sentinel = self._sentinel(unchanged_for)
+        if self.sentinel is None:
             return False
         won = False
         try:
@@ -122,9 +149,9 @@ class StrictClaims:
                 if os.path.lexists(self.published[0]):  # else it is done, and the answer was lost
                     raise
             del self.published[0]
-        fd, self.fd = self.fd, None
-        if fd is not None:
-            os.close(fd)
+        sentinel, self.sentinel = self.sentinel, None
+        if sentinel is not None:
+            sentinel.close()
 
     # ---- what others published
 
@@ -209,18 +236,18 @@ class StrictClaims:
         ):
             raise ClaimsError(None, f"{directory} belongs to uid {found.st_uid}, who could take its claims away")
 
-    def _sentinel(self, unchanged_for: object) -> int | None:
-        """A descriptor on the sentinel; None while a plain marker holds the path."""
+    def _sentinel(self, unchanged_for: object) -> _File | None:
+        """The sentinel; None while a plain marker holds the path."""
         deadline = time.monotonic() + _GRACE
         while True:
             try:
-                fd, state, what = self.occupant()
+                sentinel, state, what = self.occupant()
             except FileNotFoundError:
                 if not self._publish(self.path, records.SENTINEL):
                     return None
                 continue
-            if fd is not None or state == "held":
-                return fd
+            if sentinel is not None or state == "held":
+                return sentinel
             reason = f"expected the strict sentinel at the lock path, found {what}"
             if state == "unparsable":
                 assert callable(unchanged_for)
@@ -231,23 +258,19 @@ class StrictClaims:
                 raise ClaimsError(None, reason)
             time.sleep(0.002)
 
-    def occupant(self) -> tuple[int | None, str, str]:
-        """What is at the path: (descriptor of the sentinel, how it is held, words for it)."""
+    def occupant(self) -> tuple[_File | None, str, str]:
+        """What is at the path: (the sentinel, how it is held, words for it)."""
         status = os.lstat(self.path)
         if not stat.S_ISREG(status.st_mode):
             return None, "damaged", kind(status.st_mode)
         try:
-            fd = os.open(self.path, READ)
+            file = _File(self.path, READ)
         except PermissionError as error:
             return None, "held", f"a file it cannot read ({error.strerror})"
-        try:
-            data = os.read(fd, _MAX_SIZE + 1)
-            if data == records.SENTINEL:
-                sentinel, fd = fd, -1
-                return sentinel, "sentinel", "the strict sentinel"
-        finally:
-            if fd >= 0:
-                os.close(fd)
+        data = os.read(file.fd, _MAX_SIZE + 1)
+        if data == records.SENTINEL:
+            return file, "sentinel", "the strict sentinel"
+        file.close()
         owner = records.parse(data)[1]
         if owner is None:
             return None, "unparsable", "a file that is neither the sentinel nor a soft-lock marker"
@@ -263,29 +286,26 @@ class StrictClaims:
         directory, name = os.path.split(public)
         private = os.path.join(directory, f".{name}.private-v1-{secrets.token_hex(16)}.tmp")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-        fd = -1
         try:
-            fd = os.open(private, flags, self.mode)
-            if os.write(fd, data) != len(data):
-                raise OSError(errno.EIO, "a claim was written in part only", private)
-            try:
-                self._link(private, public, os.fstat(fd))
-            except (FileExistsError, FileNotFoundError):
-                return False
-            return True
+            with _File(private, flags, self.mode) as fd:
+                if os.write(fd, data) != len(data):
+                    raise OSError(errno.EIO, "a claim was written in part only", private)
+                try:
+                    self._link(private, public, os.fstat(fd))
+                except (FileExistsError, FileNotFoundError):
+                    return False
+                return True
         finally:
+            # Nothing is called before the unlink, after which a signal might interrupt.
             try:
-                if fd >= 0:
-                    os.close(fd)
-            finally:
-                for _ in range(2):  # beside the lock file nobody would collect it
-                    try:
-                        os.unlink(private)
-                        break
-                    except FileNotFoundError:
-                        break
-                    except OSError:
-                        pass
+                os.unlink(private)
+            except FileNotFoundError:
+                pass
+            except OSError:  # once more: beside the lock file nobody would collect it
+                try:
+                    os.unlink(private)
+                except OSError:
+                    pass
 
     def _link(self, source: str, target: str, mine: os.stat_result | None = None) -> None:
         try:
@@ -336,11 +356,8 @@ def _parse(name: str, parts: re.Match[str], data: bytes) -> ClaimRecord:
 def _read(path: str) -> bytes:
     if not stat.S_ISREG(os.lstat(path).st_mode):
         raise OSError(errno.EINVAL, "not a regular file", path)
-    fd = os.open(path, READ)
-    try:
+    with _File(path, READ) as fd:
         data = os.read(fd, _MAX_SIZE + 1)
-    finally:
-        os.close(fd)
     if len(data) > _MAX_SIZE:
         raise OSError(errno.EFBIG, f"exceeds {_MAX_SIZE} bytes", path)
     return data
@@ -360,11 +377,8 @@ def _settle(directory: str, mode: int) -> None:
     """Only we and root may take away what is ours: the sticky bit, and no more permissions than were asked for."""
     if sys.platform == "win32":
         return
-    fd = os.open(directory, _DIRECTORY)
-    try:
+    with _File(directory, _DIRECTORY) as fd:
         found = os.fstat(fd)
         settled = (found.st_mode & 0o7000) | (found.st_mode & mode & 0o777) | stat.S_ISVTX
         if found.st_uid == os.geteuid() and settled != stat.S_IMODE(found.st_mode):
             os.fchmod(fd, settled)
-    finally:
-        os.close(fd)
