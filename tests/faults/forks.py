@@ -337,7 +337,8 @@ def measure(kind: str, step: int = 1) -> dict[str, Any]:
                     points += 1
                     if points % step == 0:
                         forks += 1
-                        fork_here(stepper.place, forks % 16 == 0)
+                        # They all want the lock when the sweep is over, and each has PATIENCE for it: not too many.
+                        fork_here(stepper.place, forks % 16 == 0 and len(staying) < 40)
                     stepper.go()
             if stepper.error is not None:
                 blame("parent", f"{act.__name__}: {stepper.error!r}")
