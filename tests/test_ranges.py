@@ -182,3 +182,38 @@ def test_a_hold_that_is_released_while_it_is_upgraded(tmp_path: Path) -> None:
     with RWLock(path).write(20):
         pass
     assert descriptors(path) == []
+
+
+def test_a_descriptor_that_an_upgrade_moves_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks has read the old number when the upgrade begins to wait, and looks at it afterwards."""
+    path = tmp_path / "lock"
+    ops = kernel.engine().ops
+    reader, hold = RWLock(path).read(), RWLock(path).update()
+    looks, moved = threading.Event(), threading.Event()
+    told: list[str] = []
+    current, lift = ops.current, ops.lift
+
+    def late(fd: int, place: str) -> bool:
+        if threading.current_thread() is asking and not looks.is_set():
+            looks.set()
+            assert moved.wait(60)
+        return current(fd, place)
+
+    def lifted(owner: Any, above: int) -> None:
+        was = owner.fd
+        lift(owner, max(above, was))
+        assert owner.fd != was
+        moved.set()
+
+    asking = threading.Thread(target=lambda: told.append(hold.lost.reason))
+    monkeypatch.setattr(ops, "current", late)
+    monkeypatch.setattr(ops, "lift", lifted)
+    asking.start()
+    assert looks.wait(60)
+    with pytest.raises(Timeout):
+        hold.upgrade(0.1)
+    asking.join(60)
+    assert told == [""]
+    hold.assert_held()
+    hold.release()
+    reader.release()

@@ -620,3 +620,61 @@ def test_a_hold_whose_descriptor_was_closed_is_lost(path: str, mode: str) -> Non
     with pytest.raises(LostError):
         hold.assert_held()
     hold.release()
+
+
+@pytest.mark.parametrize("where", ["path", "memory"])
+def test_the_mode_of_a_hold_is_changed_by_one_at_a_time(where: str, tmp_path: Path) -> None:
+    """A second change would undo the first one's: a reader beside the writer, two updaters."""
+    target: Any = tmp_path / "lock" if where == "path" else "memory://#one-at-a-time"
+    reader, hold = RWLock(target).read(), RWLock(target).update()
+    thread = threading.Thread(target=hold.upgrade, args=(60,))
+    thread.start()
+    limit = time.monotonic() + 60
+    while (other := RWLock(target).try_read()) is not None:  # until it waits
+        other.release()
+        assert time.monotonic() < limit
+    changes: list[Callable[[], object]] = [
+        hold.try_upgrade,
+        lambda: hold.upgrade(1),
+        lambda: hold.downgrade("read"),
+        lambda: hold.downgrade("update"),
+    ]
+    for change in changes:
+        with pytest.raises(UnsupportedError, match="is being changed by another thread or task"):
+            change()
+    assert RWLock(target).try_update() is None
+    reader.release()
+    thread.join(60)
+    assert hold.mode == "write"
+    assert RWLock(target).try_read() is None
+    hold.downgrade("update")
+    assert RWLock(target).try_update() is None
+    assert hold.try_upgrade()
+    hold.release()
+    with RWLock(target).write(20):
+        pass
+
+
+def test_a_task_does_not_change_the_mode_that_another_changes(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+
+    async def main() -> None:
+        lock = AsyncRWLock(path)
+        reader = await lock.read()
+        hold = await lock.update()
+        first = asyncio.create_task(hold.upgrade(60))
+        while (other := await lock.try_read()) is not None:  # until it waits
+            await other.release()
+            await asyncio.sleep(0)  # its turn
+        with pytest.raises(UnsupportedError, match="is being changed by another thread or task"):
+            await hold.upgrade(1)
+        with pytest.raises(UnsupportedError, match="is being changed by another thread or task"):
+            await hold.downgrade()
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        await hold.downgrade("read")
+        await hold.release()
+        await reader.release()
+
+    asyncio.run(main())

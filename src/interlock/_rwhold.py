@@ -26,6 +26,9 @@ __all__ = ["MODES", "AsyncRWHold", "RWHold", "holding", "timed_out", "together"]
 
 MODES: tuple[Mode, ...] = ("read", "update", "write")
 
+changing: dict[Claim, object] = {}
+"""Whose mode is being changed, and by what: two changes of one hold at once would each undo the other's."""
+
 
 class _Upgrade:
     """The stake of an upgrade: the claim itself. It takes no turn: only one claim can be an updater."""
@@ -69,14 +72,22 @@ class _Modes(_BaseHold):
     @property
     def mode(self) -> Mode:
         """`"read"`, `"update"` or `"write"`."""
-        return (self._claim or self._was).mode
+        return self._was_or_is().mode
 
-    def _to_upgrade(self, limit: float) -> Claim | None:
-        """The claim, once it is clear that it may be upgraded. None: nothing is to be done."""
+    def _was_or_is(self) -> Claim:
+        return self._claim or self._was
+
+    def _in_the_middle(self) -> UnsupportedError:
+        return UnsupportedError(
+            f"the mode of this hold on {self.resource} is being changed by another thread or task; "
+            "change it by one at a time"
+        )
+
+    def _to_upgrade(self, claim: Claim, limit: float) -> bool:
+        """Raises if it may not be upgraded. False: nothing is to be done."""
         self.assert_held()
-        claim = self._require_held()  # another thread may release it at any time
         if claim.mode == "write":
-            return None
+            return False
         if claim.mode == "read":
             raise UnsupportedError(
                 f"{self.resource} is held for reading, and only update() can be upgraded: "
@@ -89,13 +100,26 @@ class _Modes(_BaseHold):
                 f"{self.resource} is also held for reading by this very thread or task: "
                 "the upgrade would wait for that for ever"
             )
-        return claim
+        return True
 
     def _downgrade(self, to: Mode) -> None:
         if to not in ("read", "update"):
             raise ValueError(f"a hold is downgraded to 'read' or 'update', not to {to!r}")
         self.assert_held()
         claim = self._require_held()  # another thread may release it at any time
+        me = object()
+        try:
+            if changing.setdefault(claim, me) is not me:
+                raise self._in_the_middle()
+            self._give_up(claim, to)
+        finally:
+            try:  # no calls, before which a signal might interrupt
+                if changing[claim] is me:
+                    del changing[claim]
+            except KeyError:
+                pass
+
+    def _give_up(self, claim: Claim, to: Mode) -> None:
         if MODES.index(to) > MODES.index(claim.mode):
             raise ValueError(f"{self.resource} is held for {claim.mode}: {to!r} would be an upgrade")
         was = claim.mode
@@ -117,31 +141,39 @@ class RWHold(_Modes, Hold):
         """Make an update hold a write hold, without letting go in between: wait until the readers have left.
 
         Readers that come meanwhile wait. `timeout`: seconds, `None` for ever. Raises `Timeout` (the hold is then
-        still an update hold), `UnsupportedError` for a read hold, `NotHeldError`, `DeadlockError`; and
-        `LostError` if somebody who does not use `RWLock` has taken the lock in the middle. Of a write hold:
-        nothing happens.
+        still an update hold), `UnsupportedError` for a read hold and while another thread or task changes the mode of
+        this hold, `NotHeldError`, also if it is released meanwhile, `DeadlockError`; and `LostError` if somebody who
+        does not use `RWLock` has taken the lock in the middle. Of a write hold: nothing happens.
         """
         limit = seconds(timeout)
-        claim = self._to_upgrade(limit)
-        if claim is not None:
-            began = monotonic()
-            if not self._upgrade(claim, began, began + limit):
-                raise timed_out(claim.line, self.resource, monotonic() - began, "upgrade")
+        began = monotonic()
+        if not self._upgrade(began, limit):
+            raise timed_out(self._was_or_is().line, self.resource, monotonic() - began, "upgrade")
 
     def try_upgrade(self) -> bool:
-        """One attempt, without waiting. False: somebody reads."""
-        claim = self._to_upgrade(0.0)
-        began = monotonic()
-        return claim is None or self._upgrade(claim, began, began)
+        """One attempt, without waiting. False: somebody reads. Raises what `upgrade` does."""
+        return self._upgrade(monotonic(), 0.0)
 
-    def _upgrade(self, claim: Claim, began: float, deadline: float) -> bool:
+    def _upgrade(self, began: float, limit: float) -> bool:
         from ._io.blocking import io
 
-        return run(acquire(io, _Upgrade(claim, began), deadline))
+        claim = self._require_held()
+        me = object()
+        try:
+            if changing.setdefault(claim, me) is not me:
+                raise self._in_the_middle()
+            return not self._to_upgrade(claim, limit) or run(acquire(io, _Upgrade(claim, began), began + limit))
+        finally:
+            try:  # no calls, before which a signal might interrupt
+                if changing[claim] is me:
+                    del changing[claim]
+            except KeyError:
+                pass
 
     def downgrade(self, to: Literal["read", "update"] = "read") -> None:
         """Go on with less, at once and without letting go in between: others may read; with `"read"` another one may
-        update. Raises `ValueError` for what would be more, `NotHeldError`, `LostError`."""
+        update. Raises `ValueError` for what would be more, `NotHeldError`, `LostError`, and `UnsupportedError` while
+        another thread or task changes the mode of this hold (a waiting upgrade, say)."""
         self._downgrade(to)
 
     def __enter__(self) -> Self:
@@ -179,18 +211,29 @@ class AsyncRWHold(_Modes, AsyncHold):
     async def upgrade(self, timeout: float | None = None) -> None:
         """See `RWHold.upgrade`. Cancelled, it stays an update hold."""
         limit = seconds(timeout)
-        claim = self._to_upgrade(limit)
-        if claim is not None:
-            began = monotonic()
-            io = running()
-            if not await acquire(io, _Upgrade(claim, began), began + limit):
-                raise await on_server(claim, timed_out, claim.line, self.resource, monotonic() - began, "upgrade")
+        began = monotonic()
+        if not await self._upgrade(began, limit):
+            claim = self._was_or_is()
+            raise await on_server(claim, timed_out, claim.line, self.resource, monotonic() - began, "upgrade")
 
     async def try_upgrade(self) -> bool:
-        """One attempt, without waiting. False: somebody reads."""
-        claim = self._to_upgrade(0.0)
-        began = monotonic()
-        return claim is None or await acquire(running(), _Upgrade(claim, began), began)
+        """One attempt, without waiting. False: somebody reads. Raises what `upgrade` does."""
+        return await self._upgrade(monotonic(), 0.0)
+
+    async def _upgrade(self, began: float, limit: float) -> bool:
+        io = running()
+        claim = self._require_held()
+        me = object()
+        try:
+            if changing.setdefault(claim, me) is not me:
+                raise self._in_the_middle()
+            return not self._to_upgrade(claim, limit) or await acquire(io, _Upgrade(claim, began), began + limit)
+        finally:
+            try:  # no calls, before which a signal might interrupt
+                if changing[claim] is me:
+                    del changing[claim]
+            except KeyError:
+                pass
 
     async def downgrade(self, to: Literal["read", "update"] = "read") -> None:
         """See `RWHold.downgrade`."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from interlock._filelock import state
 from interlock._filelock.errors import SoftFileLockProtocolError, Timeout
 from interlock._filelock.soft import SoftFileLock
 from interlock._filelock.soft_strict import StrictSoftFileLock
@@ -159,3 +160,27 @@ def test_a_soft_lock_waits_for_strict_ones(tmp_path: Path) -> None:
         pass
     with pytest.raises(Timeout):  # the sentinel stays: the path is strict's for good
         SoftFileLock(path).acquire(timeout=0.2)
+
+
+@pytest.mark.parametrize("kind", [SoftFileLock, StrictSoftFileLock])
+def test_a_release_interrupted_at_its_end_does_not_refuse_the_path_for_ever(
+    kind: type[SoftFileLock | StrictSoftFileLock], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All is released by then, and only who held it is still noted."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    path = tmp_path / "a.lock"
+    lock = kind(path)
+    lock.acquire()
+    for owner, name in [(kind, "_clear"), (state, "forget")]:
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                lock.release()
+        assert not lock.is_locked
+        with kind(path):  # raised "Deadlock"
+            pass
+        lock.acquire()
+    lock.release()

@@ -292,7 +292,9 @@ class BaseFileLock(Kind, contextlib.ContextDecorator, metaclass=FileLockMeta):
             )
 
     def _holds_by_another(self, owner: object, path: str) -> bool:
-        return (owner, path) in state.holders
+        # Registered alone is not enough: a release that was interrupted at its end may not have come to `forget`.
+        context = state.holders.get((owner, path))
+        return context is not None and context.lock_file_fd is not None
 
     def _waits_for_itself(self) -> RuntimeError:
         return RuntimeError(

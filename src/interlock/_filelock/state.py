@@ -145,10 +145,11 @@ def hold_by_hook(lock: BaseFileLock, context: FileLockContext, owner: object, pa
 
 
 def forget(context: FileLockContext) -> None:
-    key, context.registered = context.registered, None
+    key = context.registered
     if key is not None and holders.get(key) is context:
         del holders[key]
     _hooked.pop(context, None)
+    context.registered = None
 
 
 def _in_child() -> None:

@@ -179,7 +179,11 @@ class Lane(RangedEngine):
 
     def lost(self, claim: KernelClaim) -> str:
         assert isinstance(claim, SharedClaim)
-        return claim.gone or super().lost(claim)
+        reason = claim.gone or super().lost(claim)
+        if not reason or claim.step is None:
+            return reason
+        with claim.step:  # an upgrade that begins to wait moves the descriptor, perhaps while we looked
+            return claim.gone or super().lost(claim)
 
     # ---- from one mode to another
 
