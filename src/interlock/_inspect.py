@@ -18,8 +18,8 @@ def inspect(target: str | os.PathLike[str]) -> Report:
     """Tell who holds `target` and who waits for it, from the engine's own tables; takes no lock, creates no file.
 
     Of a path it tells all: who holds its file by a lock of the kernel, whom a marker that stands there names
-    (`SoftFileLock`, interlock's and filelock's), and who has or wants its lease. It is a picture of one moment, for
-    people and for log lines; do not decide on it whether a lock is free.
+    (`SoftFileLock`, interlock's and filelock's), who has a claim on it (the strict one), who has or wants its lease.
+    It is a picture of one moment, for people and for log lines; do not decide on it whether a lock is free.
     """
     line = resolve(target, kind="")
     report: Report = line.engine.inspect(line)
@@ -45,12 +45,19 @@ def by_files(path: str, resource: str) -> Report | None:
         if os.path.isdir(f"{path}.interlock"):
             lease: Line = resolve(path, primitive="marker", kind="")
             found = lease.engine.inspect(lease)
-        elif 0 < os.lstat(path).st_size <= 1024 and _is_marker(path):
+        elif not 0 < os.lstat(path).st_size <= 1024:
+            return None
+        elif (what := _content(path)) == "owner":
             from ._core.arbiter import Line as Place
             from .engines.marker import engine
 
             marker = engine()
             found = marker.inspect(Place(marker, path, resource))
+        elif what == "sentinel":
+            from ._report import Report
+            from .engines.marker.people import holders_of_strict
+
+            found = Report(resource, "marker", holders=holders_of_strict(path), enforced=True)
         else:
             return None
     except (LockError, OSError, ValueError):
@@ -58,7 +65,7 @@ def by_files(path: str, resource: str) -> Report | None:
     return found if found.holders or found.waiters else None
 
 
-def _is_marker(path: str) -> bool:
+def _content(path: str) -> str:
     from .engines.marker import records
 
     flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -67,6 +74,6 @@ def _is_marker(path: str) -> bool:
     except PermissionError:  # it is another's, who may see that it was read
         fd = os.open(path, flags)
     try:
-        return records.parse(os.read(fd, records.MAX_SIZE + 1))[0] == "owner"
+        return records.parse(os.read(fd, records.MAX_SIZE + 1))[0]
     finally:
         os.close(fd)

@@ -96,7 +96,10 @@ class _BaseSemaphore(_BaseLock):
         """
         if isinstance(permits, bool):
             raise TypeError("permits is a number, not a bool")
-        number = index(permits)
+        try:
+            number = index(permits)
+        except TypeError:
+            raise TypeError(f"permits is a number from 1 to {MOST}, not {permits!r}") from None
         if not 1 <= number <= MOST:
             raise ValueError(f"permits is a number from 1 to {MOST}, not {number}")
         self._permits = number

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from interlock import inspect
 from interlock._filelock import state
 from interlock._filelock.errors import SoftFileLockProtocolError, Timeout
 from interlock._filelock.soft import SoftFileLock
@@ -184,3 +185,17 @@ def test_a_release_interrupted_at_its_end_does_not_refuse_the_path_for_ever(
             pass
         lock.acquire()
     lock.release()
+
+
+def test_who_names_the_holder_of_a_strict_lock(tmp_path: Path) -> None:
+    """It said that nobody holds it."""
+    path = tmp_path / "a.lock"
+    ours = StrictSoftFileLock(path)
+    with ours:
+        assert [(party.pid, party.host) for party in inspect(path).holders] == [(os.getpid(), identity.host())]
+    assert inspect(path).holders == ()
+    with Peer(NEW, "StrictSoftFileLock", path) as peer:
+        assert peer.ask("acquire 5") == "got"
+        assert [party.pid for party in inspect(path).holders] == [peer.process.pid]
+        peer.kill()
+    assert [party.pid for party in inspect(path).holders] == [peer.process.pid]  # until an operator decides

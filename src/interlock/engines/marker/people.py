@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..._model import Claim
     from .lease_ops import LeaseOps
 
-__all__ = ["NOTE", "STALE", "holder_of_lease", "holder_of_marker", "old_notes", "waiters_of_lease"]
+__all__ = ["NOTE", "STALE", "holder_of_lease", "holder_of_marker", "holders_of_strict", "old_notes", "waiters_of_lease"]
 
 NOTE = "waits-"
 STALE = 60.0
@@ -45,6 +45,20 @@ def holder_of_marker(owner: tuple[int, str, int | None], since: float, exact: bo
     if identity.proven_dead(pid, host, start):
         return party, "that process has died"
     return _described(party), ""
+
+
+def holders_of_strict(path: str) -> tuple[Party, ...]:
+    """Who has a claim of the strict protocol that is held. One that a crash left behind holds as well. Raises
+    `ClaimsError` for claims that cannot be read."""
+    from .claims import StrictClaims
+
+    view = StrictClaims(path, 0)
+    found = []
+    for claim in view.read():
+        if claim.state == "held":
+            since = os.lstat(join(view.directory, claim.name)).st_mtime
+            found.append(holder_of_marker((claim.pid, claim.hostname, claim.start), since, exact=True)[0])
+    return tuple(found)
 
 
 def holder_of_lease(line: Line, record: records.Record) -> Party:
