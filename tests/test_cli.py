@@ -119,10 +119,17 @@ def test_help_documents_every_exit_status() -> None:
         (("run", "x", "true", "--quiet"), "'--'"),
         (("run", "--nonsense", "x", "--", "true"), "--nonsense"),
         (("run", "--timeout", "soon", "x", "--", "true"), "--timeout"),
-        (("run", "--timeout", "-1", "x", "--", "true"), "negative"),
-        (("run", "--timeout", "nan", "x", "--", "true"), "NaN"),
+        (("run", "--timeout", "-1", "x", "--", "true"), "'-1': a time in seconds is a number from 0 on; 0 is one"),
+        (("run", "--timeout", "nan", "x", "--", "true"), "'nan': a time in seconds is a number from 0 on; 0 is one"),
+        (("break", "--watch", "nan", "x"), "'nan': a time in seconds is a number from 0 to 1000000"),
+        (("break", "--watch", "-1", "x"), "'-1': a time in seconds is a number from 0 to 1000000"),
+        (("top", "--once", "--interval", "nan", "."), "'nan': a time in seconds is a number from 0.1 to 3600"),
+        (("doctor", "--wait", "-1", "--peer", "."), "'-1': a time in seconds is a number from 0 on"),
+        (("doctor", "--wait", "nan", "--peer", "."), "'nan': a time in seconds is a number from 0 on"),
         (("run", "--timeout", "1", "--no-wait", "x", "--", "true"), "exclude each other"),
-        (("run", "--conflict-exit-code", "256", "x", "--", "true"), "--conflict-exit-code"),
+        (("run", "--conflict-exit-code", "256", "x", "--", "true"), "'256': an exit status is a number from 0 to 255"),
+        (("run", "--conflict-exit-code", "1.5", "x", "--", "true"), "'1.5': an exit status is a number from 0 to 255"),
+        (("run", "--conflict-exit-code", "9" * 5000, "x", "--", "true"), "an exit status is a number from 0 to 255"),
         (("run", "", "--", "true"), "TARGET"),
         (("run", ".", "--", "true"), "TARGET"),
         (("run", "memory://#x", "--", "true"), "memory"),
@@ -133,12 +140,14 @@ def test_help_documents_every_exit_status() -> None:
         (("who", "memory://#x"), "memory"),
         (("who", "x", "y"), "y"),
         (("what",), "what"),
+        (("trace", "--output", "", "--", "true"), "--output"),
     ],
 )
 def test_a_wrong_command_line_is_2(words: tuple[str, ...], says: str, tmp_path: Path) -> None:
     done = tool(*words, cwd=tmp_path)
     assert done.returncode == 2
     assert says in done.stderr + done.stdout
+    assert "None" not in done.stderr  # a command line has no None
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -319,3 +328,11 @@ def test_who_says_that_it_cannot_write(tmp_path: Path) -> None:
         )
     assert done.returncode == 125
     assert done.stderr.startswith("interlock: standard output: ")
+
+
+@pytest.mark.parametrize("words", [("run", "x", "--", ""), ("trace", "--", "")])
+def test_an_empty_command_is_127_and_nothing_is_made(words: tuple[str, ...], tmp_path: Path) -> None:
+    done = tool(*words, cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (127, 1)
+    assert "the command is an empty word" in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -232,6 +232,27 @@ def test_a_bar_on_a_terminal(root: Path, tmp_path: Path) -> None:
     assert "100%" in shown
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("verify", ".", "--grace", "-1"), "'-1': a time in seconds is a number from 0 on"),
+        (("verify", ".", "--grace", "nan", "--repair"), "'nan': a time in seconds is a number from 0 on"),
+        (("build", ".", "--timeout", "-1", "spec", "--", "true"), "'-1': a time in seconds is a number from 0 on; 0"),
+        (("build", ".", "--timeout", "nan", "spec", "--", "true"), "'nan': a time in seconds is a number from 0 on"),
+        (("build", ".", "spec", "--", ""), "the command is an empty word"),
+        (("get", ".", "a", "--", ""), "the command is an empty word"),
+        (("get", ".", ""), "'' is no hash"),
+        (("gc", ".", "--max-age", "-5"), "'-5': an age is a number from 0 on, with or without s, m, h, d, w"),
+        (("gc", ".", "--max-size", "1X"), "'1X': a size is a number from 0 on, with or without K, M, G, T"),
+        (("gc", ".", "--max-size", "9" * 400 + "T"), "T': a size is a number from 0 on, with or without K, M, G, T"),
+    ],
+)
+def test_wrong_values_are_2_and_change_nothing(words: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    _out, err = run(*words, cwd=tmp_path, status=2)
+    assert says in err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_locks_on_a_server(root: Path, spec: Path, tmp_path: Path, redis_server: Redis) -> None:
     """They save work there as they do on files; what is true is in the store. A server that is away is an error."""
     url = f"{redis_server.url}?il_settle=0&il_namespace={tmp_path.name}#store/"

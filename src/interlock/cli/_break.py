@@ -14,7 +14,7 @@ from .._inspect import inspect
 from .._target import resolve
 from ..engines.marker import breaking
 from ..engines.marker import engine as marker_engine
-from ._common import CANNOT_LOCK, complain, line_of, reason
+from ._common import CANNOT_LOCK, Number, complain, line_of, reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.option(
     "--watch",
     metavar="SECONDS",
-    type=click.FloatRange(0, 1e6),
+    type=Number("a time in seconds", 0, 1e6),
     default=0.0,
     help="Wait this long for proof: a lease has to stand still for its ttl.  [default: 0]",
 )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
+from .._deadline import FOREVER
 from .._errors import LockError
 from .._target import resolve
 from ._text import plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from .._core.arbiter import Line
 
 CANNOT_LOCK = 125
@@ -36,5 +41,38 @@ def reason(error: Exception, target: str) -> str:
     return str(error)
 
 
+def refuse_empty(command: tuple[str, ...]) -> None:
+    """What is no name of a program, whatever is in PATH."""
+    if not command[0]:
+        complain("the command is an empty word: a variable that is not set, perhaps")
+        sys.exit(127)
+
+
 def complain(text: str) -> None:
     click.echo(f"interlock: {plain(text)}", err=True)
+
+
+class Number(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases of click
+    """The value of an option: `what` it is, from `least` to `most`; `instead` tells what else the user can do."""
+
+    name = "number"
+
+    def __init__(
+        self, what: str, least: float = 0, most: float = FOREVER, *, whole: bool = False, instead: str = ""
+    ) -> None:
+        self._least, self._most, self._whole = least, most, whole
+        upto = " on" if most == FOREVER else f" to {most:.12g}"
+        self._wanted = f"{what} is a number from {least:g}{upto}" + (f"; {instead}" if instead else "")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            number = int(value) if self._whole else float(value)
+        except ValueError:
+            number = float("nan")
+        if self._least <= number <= self._most:
+            return number
+        return self.fail(f"{plain(str(value))!r}: {self._wanted}", param, ctx)
+
+
+SECONDS = Number("a time in seconds")
+TIMEOUT = Number("a time in seconds", instead="0 is one attempt, and without --timeout it waits for ever")

@@ -9,7 +9,7 @@ import click
 
 from .._probe import Probe, Trial, Verdict, probe
 from .._probe.trials import TITLES
-from ._common import complain
+from ._common import SECONDS, complain
 from ._text import plain
 
 TYPE_CHECKING = False
@@ -26,7 +26,7 @@ YES, NO, USAGE, UNKNOWN, SILENT = 0, 1, 2, 3, 4
 @click.argument("second", required=False)
 @click.option("--peer", is_flag=True, help="Then test it between this host and another one.")
 @click.option("--join", metavar="TOKEN", help="Be the other host. The one with --peer prints the command.")
-@click.option("--wait", metavar="SECONDS", type=float, default=600.0, help="How long --peer waits.  [default: 600]")
+@click.option("--wait", metavar="SECONDS", type=SECONDS, default=600.0, help="How long --peer waits.  [default: 600]")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, for programs.")
 def doctor(directory: str, second: str | None, peer: bool, join: str | None, wait: float, as_json: bool) -> None:
     """Find out whom locks in DIRECTORY exclude: threads, processes, hosts.

@@ -7,10 +7,10 @@ import sys
 
 import click
 
-from .._deadline import seconds
+from .._deadline import FOREVER
 from .._errors import LockError, Timeout
 from ..lock import Lock
-from ._common import CANNOT_LOCK, complain, line_of, reason
+from ._common import CANNOT_LOCK, TIMEOUT, Number, complain, line_of, reason, refuse_empty
 from ._text import conflict
 from ._waiting import saying_so
 
@@ -32,12 +32,12 @@ class _RunCommand(click.Command):
 @click.command(cls=_RunCommand, options_metavar="[OPTIONS]")
 @click.argument("target")
 @click.argument("command", metavar="-- CMD...", nargs=-1, required=True, type=click.UNPROCESSED)
-@click.option("--timeout", metavar="SECONDS", type=float, help="Give up after this time.  [default: never]")
+@click.option("--timeout", metavar="SECONDS", type=TIMEOUT, help="Give up after this time.  [default: never]")
 @click.option("--no-wait", is_flag=True, help="Give up at once if the lock is held.")
 @click.option(
     "--conflict-exit-code",
     metavar="N",
-    type=click.IntRange(0, 255),
+    type=Number("an exit status", 0, 255, whole=True),
     default=1,
     show_default=True,
     help="The exit status for having given up.",
@@ -77,14 +77,9 @@ def run(
     """
     if no_wait and timeout is not None:
         raise click.UsageError("--no-wait and --timeout exclude each other")
-    try:
-        limit = seconds(0 if no_wait else timeout)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--timeout") from None
+    limit = 0.0 if no_wait else FOREVER if timeout is None else timeout
     line = line_of(target)
-    if not command[0]:
-        complain("the command is an empty word")
-        sys.exit(127)
+    refuse_empty(command)
     try:
         lock = Lock(target, fair=fair)
         with saying_so(line, limit, quiet or not limit):

@@ -10,10 +10,11 @@ from contextlib import contextmanager
 
 import click
 
+from .._deadline import FOREVER
 from .._errors import EngineError, Timeout
 from ..store import BuildFailed, HostileError, Store, StoreError
 from ._child import call
-from ._common import complain, reason
+from ._common import SECONDS, TIMEOUT, complain, reason
 from ._text import plain
 
 TYPE_CHECKING = False
@@ -207,7 +208,7 @@ def _items(listing: Any, views: tuple[str, ...]) -> list[tuple[str, str, list[st
     click.argument("spec", type=click.Path(dir_okay=False)),
     click.argument("command", metavar="-- CMD...", nargs=-1, required=True, type=click.UNPROCESSED),
     click.option("--output", metavar="FILE", help="Copy the archive to FILE."),
-    click.option("--timeout", metavar="SECONDS", type=float, help="Wait at most so long for another's build."),
+    click.option("--timeout", metavar="SECONDS", type=TIMEOUT, help="Wait at most so long for another's build."),
     _views, _job, _index,
 )  # fmt: skip
 def build(
@@ -219,6 +220,7 @@ def build(
     CMD runs in an empty directory and writes the archive to the path in $INTERLOCK_ARCHIVE. Its standard output goes to
     standard error. If it fails, those who wait are told. SIGTERM and SIGHUP are passed on to it.
     """
+    _refuse_empty(command)
     target = _open(root, lock)
 
     def make(work: Job) -> str:
@@ -239,6 +241,11 @@ def build(
         _hand_out(found, output, as_json)
     if not no_index:
         target.index()
+
+
+def _refuse_empty(command: tuple[str, ...]) -> None:
+    if not command[0]:
+        raise click.BadParameter("the command is an empty word", param_hint="CMD")
 
 
 def _waiting(state: Waiting) -> None:
@@ -291,7 +298,7 @@ def _find(root: str, key: str) -> tuple[Store, Entry | None]:
     if not os.path.isdir(target.root):
         raise StoreError(f"{target.root} is not there; a store is made by the first put")
     start = key.removeprefix("/")
-    found = [entry for entry in target.entries() if entry.hash.startswith(start)] if start else []
+    found = [entry for entry in target.entries() if entry.hash.startswith(start)]
     if len(found) > 1:
         some = ", ".join(entry.hash for entry in found[:5])
         raise StoreError(f"{key} is the beginning of {len(found)} hashes: {some}")
@@ -311,6 +318,10 @@ def get(root: str, hash_: str, command: tuple[str, ...], output: str | None, as_
     With CMD: run it with $INTERLOCK_ARCHIVE set; until it ends, gc does not delete the build. Without, nothing keeps
     the file once the path is printed: use --output, or CMD.
     """
+    if command:
+        _refuse_empty(command)
+    if not hash_.removeprefix("/"):
+        raise click.BadParameter(f"{hash_!r} is no hash, nor how one begins", param_hint="HASH")
     target, entry = _find(root, hash_)
     found = target.get(entry.hash) if entry is not None else None
     if found is None:
@@ -373,7 +384,7 @@ def _list(root: str, names: tuple[str, ...], view: str | None, as_json: bool) ->
     "problems were found (with --repair: and some could not be mended)",
     click.option("--repair", is_flag=True, help="Mend what can be; damaged files go into ROOT/.interlock/quarantine."),
     click.option("--sizes-only", is_flag=True, help="Compare sizes, not checksums."),
-    click.option("--grace", metavar="SECONDS", type=float, default=3600.0, show_default=True,
+    click.option("--grace", metavar="SECONDS", type=SECONDS, default=3600.0, show_default=True,
                  help="With --repair: spare orphans that are younger."),
 )  # fmt: skip
 def verify(
@@ -401,21 +412,26 @@ def verify(
 class _Amount(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases of click
     """A number with a unit."""
 
-    def __init__(self, name: str, units: dict[str, float]) -> None:
-        self.name, self._units = name, units
+    name = "amount"
+
+    def __init__(self, what: str, units: dict[str, float]) -> None:
+        self._what, self._units = what, units
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         text = str(value).strip()
         unit = text.lstrip("0123456789.")
         try:
-            return float(text.removesuffix(unit)) * self._units[unit]
+            number = float(text.removesuffix(unit)) * self._units[unit]
         except (KeyError, ValueError):
-            units = ", ".join(filter(None, self._units))
-            return self.fail(f"{value!r} is not a number with a unit of {units}", param, ctx)
+            number = FOREVER
+        if number < FOREVER:
+            return number
+        units = ", ".join(filter(None, self._units))
+        return self.fail(f"{plain(text)!r}: {self._what} is a number from 0 on, with or without {units}", param, ctx)
 
 
-_AGE = _Amount("age", {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400})
-_SIZE = _Amount("size", {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40})
+_AGE = _Amount("an age", {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400})
+_SIZE = _Amount("a size", {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40})
 
 
 def _refuse_to_empty(target: Store, kept: list[str]) -> None:

@@ -13,7 +13,7 @@ import click
 
 from .._inspect import by_files
 from .._report import duration
-from ._common import complain
+from ._common import Number, complain
 from ._text import age, clock, plain
 
 TYPE_CHECKING = False
@@ -48,7 +48,7 @@ NAMES = 3
 @click.option(
     "--interval",
     metavar="SECONDS",
-    type=click.FloatRange(0.1, 3600),
+    type=Number("a time in seconds", 0.1, 3600),
     default=1.0,
     show_default=True,
     help="Time between two looks.",

@@ -13,8 +13,9 @@ import click
 
 from .._address import command_line
 from .._record import VARIABLE
-from ._common import CANNOT_LOCK, complain
+from ._common import CANNOT_LOCK, complain, refuse_empty
 from ._sampler import Sampler
+from ._text import plain
 from ._timeline import Builder, chrome_trace, page
 from ._waiting import start_deaf
 
@@ -57,6 +58,10 @@ def trace(command: tuple[str, ...], output: str, quiet: bool) -> None:
       126  CMD was found but cannot be run
       127  CMD was not found
     """
+    if not os.path.basename(output):
+        what = f"{plain(output)!r} ends in no name: NAME.html and NAME.json are made"
+        raise click.BadParameter(what, param_hint="--output")
+    refuse_empty(command)
     paths = (f"{output}.html", f"{output}.json")
     try:
         for path in paths:
