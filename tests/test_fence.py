@@ -282,4 +282,7 @@ def test_what_is_no_hold_is_refused_before_anything_is_written(tmp_path: Path) -
     fence = Fence(tmp_path / "state.json")
     with pytest.raises(TypeError, match="not str"):
         fence.write("12", b"data")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^data is bytes or str, not int; nothing was changed"):
+        Fence(tmp_path / "deep" / "state.json").write(12, 5)  # type: ignore[arg-type]
+    assert not (tmp_path / "deep").exists()
     assert not (tmp_path / "state.json").exists()

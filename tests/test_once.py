@@ -55,6 +55,25 @@ def test_what_is_built_is_there_and_stays(path: Path, build: Callable[[Path], No
     assert names_in(path.parent) == ["a"]
 
 
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize(
+    ("build", "timeout", "error", "says"),
+    [
+        (5, None, TypeError, "build is a function that makes .* not int; nothing was changed"),
+        (file, -1, ValueError, "timeout -1 is negative"),
+        (file, "1", TypeError, "timeout is a number of seconds or None, not str"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_is_made(
+    tmp_path: Path, there: bool, build: Any, timeout: Any, error: type[Exception], says: str
+) -> None:
+    if there:
+        (tmp_path / "a").write_text("")
+    with pytest.raises(error, match=says):
+        once(tmp_path / "a" if there else tmp_path / "deep" / "a", build, timeout=timeout)
+    assert os.listdir(tmp_path) == (["a"] if there else [])
+
+
 def test_many_files_are_synced_at_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
     monkeypatch.setattr(staging.ops, "sync", lambda: synced.append(1), raising=False)

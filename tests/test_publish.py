@@ -91,9 +91,20 @@ def test_an_error_of_the_writer_publishes_nothing(way: str, tmp_path: Path) -> N
 
     with pytest.raises(ZeroDivisionError):
         publish(tmp_path / "a", fail)
-    with pytest.raises(TypeError):
-        publish(tmp_path / "a", 3)  # type: ignore[arg-type]
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("data", [5, None, ["a"]])
+def test_what_is_no_content_is_refused_before_anything_is_made(tmp_path: Path, data: Any) -> None:
+    with pytest.raises(TypeError, match=f"^data is bytes, a str, or a function .* not {type(data).__name__}; nothing"):
+        publish(tmp_path / "deep" / "a", data)
+    assert os.listdir(tmp_path) == []
+
+
+def test_other_bytes_are_content_too(way: str, tmp_path: Path) -> None:
+    for number, data in enumerate([bytearray(b"hello"), memoryview(b"hello"), memoryview(b"hxexlxlxo")[::2]]):
+        assert publish(tmp_path / f"{number}", data)  # type: ignore[arg-type]
+        assert (tmp_path / f"{number}").read_bytes() == b"hello"
 
 
 @pytest.mark.parametrize(("call", "number"), [("write", errno.ENOSPC), ("fsync", errno.EIO), ("link", errno.EIO)])

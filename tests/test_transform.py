@@ -236,6 +236,24 @@ def test_what_is_no_file_is_refused(path: Path, tmp_path: Path) -> None:
         transform(b"a", more)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("fn", "options", "error", "says"),
+    [
+        (5, {}, TypeError, "fn is a function that gets the old content .* not int; nothing was changed"),
+        (more, {"hold": 5}, TypeError, "hold is what a lock's acquire returned, not int; nothing was changed"),
+        (more, {"timeout": -1}, ValueError, "timeout -1 is negative"),
+        (more, {"timeout": float("nan")}, ValueError, "timeout is not a number"),
+        (more, {"timeout": "1"}, TypeError, "timeout is a number of seconds or None, not str"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_is_made(
+    tmp_path: Path, fn: Any, options: dict[str, Any], error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        transform(tmp_path / "deep" / "a", fn, **options)
+    assert names_in(tmp_path) == []
+
+
 # ---- taking turns
 
 

@@ -31,7 +31,7 @@ from contextlib import contextmanager
 
 from .. import Lock, LockError, ProtocolError, UnsupportedError
 from .staging import make_directory, resolved
-from .update import Again, change, content_of, repeated
+from .update import Again, as_bytes, change, content_of, repeated
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -95,9 +95,8 @@ class Fence:
         end; and the kernel's `OSError`. Then nothing was written, unless the error is of the last step, the sync of
         the directory.
         """
-        if isinstance(data, str):
-            data = data.encode()
-        content, token, target = data, _token(hold), self._target(name)
+        content = as_bytes("data", data)
+        token, target = _token(hold), self._target(name)
         make_directory(os.path.dirname(target))
 
         def attempt() -> None:

@@ -24,20 +24,19 @@ def publish(path: str | os.PathLike[str], data: bytes | str | Callable[[BinaryIO
     Directories on the way are made. What is at `path` is not looked at: a directory or a dangling link there is
     "something" too.
 
-    Raises what the function raises, and the kernel's `OSError`; then nothing was published, unless the error is of
-    the last step, the sync of the directory. `UnsupportedError` where the filesystem has neither hard links nor a
-    rename that does not replace.
+    Raises `TypeError` for what is no content, what the function raises, and the kernel's `OSError`; then nothing was
+    published, unless the error is of the last step, the sync of the directory. `UnsupportedError` where the filesystem
+    has neither hard links nor a rename that does not replace.
     """
     target = resolved(path, follow=False)
-    if isinstance(data, str):
-        data = data.encode()
+    content = data if callable(data) else _content(data)
     directory = os.path.dirname(target)
     make_directory(directory)
     won = False
     if not os.path.lexists(target):
         staged = stage_alone(target)
         try:
-            _fill(staged, data, target)
+            _fill(staged, content, target)
             with naming(target):
                 ops.fsync(staged.fd)
                 won = staged.place(target)
@@ -45,6 +44,15 @@ def publish(path: str | os.PathLike[str], data: bytes | str | Callable[[BinaryIO
             staged.discard()
     fsync_directory(directory)
     return won
+
+
+def _content(data: bytes | str) -> bytes:
+    if isinstance(data, str):
+        return data.encode()
+    if not isinstance(data, bytes | bytearray | memoryview):
+        what = "bytes, a str, or a function that writes to the file it is given"
+        raise TypeError(f"data is {what}, not {type(data).__name__}; nothing was changed")
+    return bytes(data)
 
 
 def _fill(staged: Staged, data: bytes | Callable[[BinaryIO], object], target: str) -> None:

@@ -17,6 +17,7 @@ from .staging import (
     make_directory,
     naming,
     ops,
+    refuse_uncallable,
     remove,
     resolved,
     stage,
@@ -71,13 +72,15 @@ def once(
     Raises also `Timeout`, `DeadlockError` where `build` calls `once` for its own path, `FileNotFoundError` if `build`
     made nothing, `LostError` if the lock was taken away and another one builds.
     """
+    refuse_uncallable("build", build, "a function that makes what is at the path it is given")
     target = resolved(path, follow=False)
+    lock = Lock(target + ".lock", timeout=timeout)  # refuses a timeout that makes no sense
     if os.path.lexists(target):
         return False
     directory = os.path.dirname(target)
     make_directory(directory)
     before = _Note.read(target)
-    with Lock(target + ".lock", timeout=timeout) as hold:
+    with lock as hold:
         if os.path.lexists(target):
             fsync_directory(directory)
             return False

@@ -332,6 +332,12 @@ def resolved(path: str | os.PathLike[str], *, follow: bool) -> str:
     return os.path.join(real(directory or os.curdir), name)
 
 
+def refuse_uncallable(name: str, value: object, what: str) -> None:
+    """Before anything is made, not when it is called at last."""
+    if not callable(value):
+        raise TypeError(f"{name} is {what}, not {type(value).__name__}; nothing was changed")
+
+
 def fsync_directory(directory: str) -> None:
     """Make the names in a directory durable, where the system can do that."""
     if sys.platform == "win32":

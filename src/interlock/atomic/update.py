@@ -9,7 +9,7 @@ import sys
 from time import monotonic, sleep
 
 from .. import Lock, LostError, UnsafePathError
-from .staging import READ, fsync_directory, make_directory, naming, ops, resolved, stage, sweep
+from .staging import READ, fsync_directory, make_directory, naming, ops, refuse_uncallable, resolved, stage, sweep
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,16 +60,20 @@ def transform(
     a regular file, and the kernel's `OSError`. Then nothing was changed, unless the error is of the last step, the
     sync of the directory.
     """
+    refuse_uncallable("fn", fn, "a function that gets the old content and returns the new one")
     if owner not in ("keep", "mine"):
         raise ValueError(f"owner {owner!r} is neither 'keep' nor 'mine'")
     if hold is not None:
+        if not hasattr(hold, "assert_held"):
+            raise TypeError(f"hold is what a lock's acquire returned, not {type(hold).__name__}; nothing was changed")
         hold.assert_held()
         try:
             return change(resolved(path, follow=True), fn, hold, owner=owner)
         except Again:
             hold.assert_held()
             raise LostError(f"{path}: another writer was at work although {hold.resource} is held") from None
-    limit = None if timeout is None else monotonic() + timeout
+    Lock(resolved(path, follow=True) + ".lock", timeout=timeout)  # refuses a timeout that makes no sense
+    limit = None if timeout is None else monotonic() + float(timeout)
 
     def attempt() -> bytes:
         target = resolved(path, follow=True)
@@ -118,7 +122,7 @@ def change(
         sweep(target, keep=staged.name)  # between stage and read: see `staging`
         with naming(target):
             old = _Old.read(target, most)
-        new = _content(fn(None if old is None else old.data))
+        new = as_bytes("the new content", fn(None if old is None else old.data))
         if old is not None and new == old.data:
             return new
         if existed != (old is not None):
@@ -141,12 +145,12 @@ def change(
     return new
 
 
-def _content(new: bytes | str) -> bytes:
-    if isinstance(new, str):
-        return new.encode()
-    if not isinstance(new, bytes):
-        raise TypeError(f"the new content is bytes or str, not {type(new).__name__}; nothing was changed")
-    return new
+def as_bytes(name: str, content: bytes | str) -> bytes:
+    if isinstance(content, str):
+        return content.encode()
+    if not isinstance(content, bytes):
+        raise TypeError(f"{name} is bytes or str, not {type(content).__name__}; nothing was changed")
+    return content
 
 
 def content_of(path: str, most: int) -> bytes | None:
