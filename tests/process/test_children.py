@@ -79,3 +79,19 @@ def test_a_lock_of_the_facade_cannot_be_pickled(path: str, name: str, thread_loc
     with lock if held else nullcontext(), pytest.raises(TypeError, match=f"{path} .* cannot be pickled"):
         pickle.dumps(lock)
     assert copy.copy(lock).lock_file == path  # as of filelock's: another name for the same
+
+
+@pytest.mark.parametrize("kind", ["ReadWriteLock", "SoftReadWriteLock"])
+@pytest.mark.parametrize("singleton", [True, False])
+@pytest.mark.parametrize("held", [True, False])
+def test_a_read_write_lock_of_the_facade_cannot_be_pickled(path: str, kind: str, singleton: bool, held: bool) -> None:
+    lock = getattr(interlock.filelock, kind)(path, is_singleton=singleton)
+    with lock.write_lock() if held else nullcontext():
+        for thing in lock, getattr(interlock.filelock, "Async" + kind)(path, is_singleton=singleton):
+            for refuse in pickle.dumps, copy.deepcopy:
+                with pytest.raises(TypeError, match=f"{path} .* cannot be pickled"):
+                    refuse(thing)
+            other = copy.copy(thing)  # as of filelock's: another name for the same
+            assert other is not thing
+            assert (other.lock_file, other.timeout) == (path, -1)
+    lock.close()

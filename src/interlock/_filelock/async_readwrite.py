@@ -75,7 +75,7 @@ class AsyncAcquireSoftReadWriteReturnProxy(_Proxy["AsyncSoftReadWriteLock"]):
     """See `AsyncSoftReadWriteLock.acquire_read`."""
 
 
-class _TaskLock:
+class _TaskLock(state.NotPickled):
     """Holds belong to tasks. A task re-enters in its own mode; a change of mode raises `RuntimeError`."""
 
     _backend: ReadWriteLock | SoftReadWriteLock

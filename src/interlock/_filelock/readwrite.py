@@ -132,7 +132,7 @@ class Grant:
             pass
 
 
-class SharedRules:
+class SharedRules(state.NotPickled):
     """What both kinds of read-write lock share: who may join a hold, who may end it, and what they say if not."""
 
     lock_file: str

@@ -18,7 +18,7 @@ from .._core.arbiter import Line
 from .._model import Claim
 
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Self
 
     from .._model import IO
     from .api import BaseFileLock
@@ -30,6 +30,18 @@ process = object()
 def _not_pickled(path: str) -> TypeError:
     """As in filelock, where it is the accident that an `RLock` cannot be."""
     return TypeError(f"the lock object of {path} belongs to one process and cannot be pickled: make another one there")
+
+
+class NotPickled:
+    """A read-write lock. It can be copied, as filelock's: another name for the same hold."""
+
+    def __reduce__(self) -> str:
+        raise _not_pickled(self.lock_file)  # type: ignore[attr-defined]  # of one kind an attribute, else a property
+
+    def __copy__(self) -> Self:
+        made = type(self).__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        return made
 
 
 class FileLockContext:
