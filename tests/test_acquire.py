@@ -123,6 +123,32 @@ def test_whatever_ends_it_withdraws(error: BaseException, where: str) -> None:
     assert stake.io.shielded == (not isinstance(error, GeneratorExit))
 
 
+def test_a_withdrawal_that_may_not_be_awaited_is_closed_before_the_error_goes_on() -> None:
+    """What it did not come to, it gives up at once: not when somebody collects garbage."""
+    stake = script(GeneratorExit())
+    begun: list[Coroutine[Any, Any, None]] = []  # so it is not collected
+    gave_up: list[bool] = []
+
+    class Suspends:
+        def __await__(self) -> Generator[None, None, None]:
+            yield
+
+    async def withdraw() -> None:
+        try:
+            await Suspends()
+        finally:
+            gave_up.append(True)
+
+    def begin(io: Any) -> Coroutine[Any, Any, None]:
+        begun.append(withdraw())
+        return begun[0]
+
+    stake.withdraw = begin  # type: ignore[method-assign]
+    with pytest.raises(GeneratorExit):
+        go(stake, 10)
+    assert gave_up == [True]
+
+
 def test_an_error_of_the_withdrawal_keeps_the_first() -> None:
     stake = script(OSError("first"))
     stake.withdrawn = OSError("second")
@@ -159,8 +185,9 @@ def test_a_coroutine_that_suspends_is_a_bug_and_is_closed() -> None:
         finally:
             closed.append(True)
 
+    waiting = waits()  # kept, so that it is not collected
     with pytest.raises(RuntimeError, match="suspended"):
-        run(waits())
+        run(waiting)
     assert closed == [True]
 
 

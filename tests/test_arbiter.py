@@ -6,6 +6,7 @@ import gc
 import random
 import threading
 import weakref
+from collections import deque
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,7 @@ def test_one_key_is_one_line() -> None:
     line = line_for(engine, "key", "as it was named first")
     assert line_for(engine, "key", "otherwise") is line
     assert line.resource == "as it was named first"
+    assert not line.secret
     assert line_for(engine, "another", "x") is not line
     assert line_for(other, "key", "x") is not line
 
@@ -202,6 +204,228 @@ def test_a_forked_child_forgets_all(line: Line) -> None:
     assert waiter.tries()
     waiter.releases()
     turns.update(others)
+
+
+def test_a_forked_child_wakes_who_waited_in_it(line: Line) -> None:
+    """The thread that forked may be one: in the handler of a signal, within its wait."""
+    holder, waiter = Asker(line), Asker(line)
+    others = dict(turns)
+    assert holder.tries()
+    assert not waiter.tries()
+    arbiter.share(holder.claim)
+    woken = waiter.woken
+    assert arbiter.forget_all() == [*others.values(), holder.claim]
+    assert waiter.woken == woken + 1
+    assert not waiter.place.queued
+    assert not arbiter.granted
+    line.engine.disown(holder.claim)
+    assert waiter.tries()
+    waiter.releases()
+    turns.update(others)
+
+
+def test_who_finds_its_place_gone_in_the_middle_of_a_try_comes_again(line: Line) -> None:
+    """A fork between its joining and its look."""
+
+    class Emptied(deque[Place]):
+        def append(self, place: Place) -> None:
+            pass
+
+    one = Asker(line)
+    line.queue = Emptied()
+    assert not one.tries()
+    assert not one.place.queued
+    line.queue = deque()
+    assert one.tries()
+    one.releases()
+
+
+# ---- who waits, and for how long
+
+
+class Naps:
+    """An io whose sleeps end at once; `wakes`: by a wake-up."""
+
+    def __init__(self, wakes: bool) -> None:
+        self.wakes = wakes
+        self.asked: list[float] = []
+
+    def now(self) -> float:
+        return 1000.0
+
+    async def park(self, parker: object, until: float) -> bool:
+        self.asked.append(until - self.now())
+        return self.wakes
+
+
+def waits(asker: Asker, until: float, wakes: bool = False) -> float:
+    """For how many seconds it would sleep."""
+    naps: Any = Naps(wakes)
+    run(asker.place.wait(naps, until))
+    (asked,) = naps.asked
+    return float(asked)
+
+
+def test_the_first_looks_for_itself_more_often_than_the_others(line: Line) -> None:
+    holder, first, second = Asker(line), Asker(line), Asker(line)
+    assert holder.tries()
+    assert not first.tries()
+    assert not second.tries()
+    assert waits(first, 9000.0) == arbiter.NAP
+    assert waits(second, 9000.0) == 5 * arbiter.NAP
+    assert waits(first, 1000.25) == waits(second, 1000.25) == 0.25
+    for each in (second, first, holder):
+        each.withdraws()
+
+
+def test_who_was_not_woken_takes_a_free_turn_whatever_its_rank(line: Line) -> None:
+    """Whom the first waits for may be stopped, and never wake it."""
+    holder, first, second = Asker(line), Asker(line), Asker(line)
+    assert holder.tries()
+    assert not first.tries()
+    assert not second.tries()
+    waits(second, 9000.0)
+    assert not second.tries(), "it is not free"
+    assert list(line.queue) == [first.place, second.place]
+    holder.releases()
+    waits(second, 9000.0, wakes=True)
+    assert not second.tries(), "it was woken, so all is well with the queue"
+    waits(second, 9000.0)
+    assert second.tries()
+    assert list(line.queue) == [first.place]
+    second.releases()
+    assert first.tries()
+    first.releases()
+
+
+@pytest.mark.parametrize("granted", [False, True])
+@pytest.mark.parametrize("there", [False, True])
+def test_a_turn_whose_event_loop_is_closed_is_ended_unless_it_holds(line: Line, there: bool, granted: bool) -> None:
+    """Who was not woken looks at who has the turn: one that waits there for another program, and never goes on."""
+    holder, waiter = Asker(line), Asker(line)
+    claim: Any = holder.claim
+    turns[line] = claim
+    claim.parker = holder
+    claim.since = 5.0 if granted else 0.0
+    holder.there = there
+    assert not waiter.tries()
+    waits(waiter, 9000.0, wakes=True)
+    assert turns[line] is claim
+    waits(waiter, 9000.0)
+    assert (line not in turns) == (not granted and not there)
+    assert waiter.tries() == (line not in turns or turns[line] is waiter.claim)
+    give_back(claim)
+    waiter.withdraws()
+
+
+def test_an_error_of_the_engine_says_at_which_path(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: object) -> bool:
+        raise OSError(5, "Input/output error")
+
+    one = Asker(line)
+    monkeypatch.setattr(line.engine, "try_acquire", broken)
+    monkeypatch.setattr(line.engine, "wait", broken)
+    for step in (one.tries, lambda: run(one.place.wait(io, io.now() + 1000))):
+        with pytest.raises(OSError, match="Input/output") as caught:
+            step()
+        assert caught.value.filename == line.key
+    monkeypatch.undo()
+    one.withdraws()
+    assert line not in turns
+
+
+def test_an_interrupted_withdrawal_is_done_all_the_same(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    one, two = Asker(line), Asker(line)
+    assert one.tries()
+    monkeypatch.setattr(line.engine, "withdraw", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        one.withdraws()
+    monkeypatch.undo()
+    assert line not in turns
+    assert two.tries(), "the engine has it still"
+    two.releases()
+
+
+# ---- after an exception, wherever it struck
+
+
+def test_a_claim_that_is_abandoned_leaves_its_place(line: Line) -> None:
+    holder, waiter, other = Asker(line), Asker(line), Asker(line)
+    assert holder.tries()
+    assert not waiter.tries()
+    assert not other.tries()
+    arbiter.abandon(waiter.claim)
+    assert list(line.queue) == [other.place]
+    assert not waiter.place.queued
+    assert turns[line] is holder.claim
+    assert other.woken == 1, "the wake-up that the first had may have been the one that counts"
+    arbiter.abandon(holder.claim)
+    assert list(line.queue) == [other.place]
+    assert line not in turns
+    assert other.tries(), "the engine has it still"
+    arbiter.share(other.claim)
+    arbiter.abandon(other.claim)
+    assert not arbiter.granted
+    assert not arbiter.alive(other.claim)
+
+
+def test_an_abandoning_that_is_interrupted_begins_again(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else will do it; and the interrupt is not lost."""
+    engine: Any = line.engine
+    one, two = Asker(line), Asker(line)
+    assert one.tries()
+    assert not two.tries()
+    drop = engine.drop
+    left = [KeyboardInterrupt("first"), KeyboardInterrupt("second")]
+
+    def interrupted(claim: object) -> None:
+        if left:
+            raise left.pop(0)
+        drop(claim)
+
+    monkeypatch.setattr(engine, "drop", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="second"):
+        arbiter.abandon(one.claim)
+    monkeypatch.undo()
+    assert line not in turns
+    assert two.woken == 1
+    assert two.tries()
+    two.releases()
+
+
+def test_who_shares_gives_the_turn_to_the_next_and_is_alive(line: Line) -> None:
+    one, two = Asker(line), Asker(line)
+    assert one.tries()
+    assert arbiter.alive(one.claim)
+    assert not two.tries()
+    assert not arbiter.alive(two.claim)
+    arbiter.share(one.claim)
+    assert line not in turns
+    assert two.woken == 1
+    assert arbiter.alive(one.claim)
+    arbiter.abandon(one.claim)
+    assert not arbiter.alive(one.claim)
+    two.withdraws()
+
+
+def test_lines_that_are_known(line: Line) -> None:
+    engine = line.engine
+    assert arbiter.known(engine, line.key)
+    assert not arbiter.known(engine, "another")
+    assert line in arbiter.lines()
+    other = line_for(engine, "goes", "x")
+    assert arbiter.known(engine, "goes")
+    where = (id(engine), "goes")
+    dead = arbiter._lines[where]
+    del other
+    gc.collect()
+    arbiter._lines[where] = dead  # as it is found while it is taken away
+    assert not arbiter.known(engine, "goes")
+    assert None not in arbiter.lines()
+    assert line_for(engine, "goes", "anew").resource == "anew"
 
 
 @pytest.fixture

@@ -233,3 +233,48 @@ def test_what_is_of_another_kind_is_found_only_before() -> None:
     assert _queue.foreign(queue, 0) is None
     assert _queue.foreign(queue, 1) == queue[0]
     assert _queue.foreign(queue, 2) == queue[0]
+
+
+# ---- the rule itself, case by case
+
+
+def entries(*modes: str) -> tuple[Entry, ...]:
+    return tuple(Entry(who, mode) for who, mode in enumerate(modes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("one", "others"),
+    [("read", {"read", "update"}), ("update", {"read"}), ("write", set())],
+)
+def test_who_may_hold_together(one: str, others: set[str]) -> None:
+    for other in ("read", "update", "write"):
+        pair = entries(one, other)
+        assert _queue.together(*pair) == (other in others)
+        assert _queue.granted(pair, 1) == (other in others)
+        assert list(_queue.blockers(pair, 1)) == ([] if other in others else [pair[0]])
+        assert _queue.blockers(pair, 0) == []
+        assert _queue.granted(pair, 0)
+
+
+def test_a_writer_watches_the_last_of_those_before_it_and_others_all_of_them() -> None:
+    """So its end wakes one: who watched two would be woken for nothing."""
+    queue = entries("read", "read", "read", "write", "update", "read")
+    assert list(_queue.concern(queue, 3)) == [queue[2]]
+    assert list(_queue.concern(queue, 5)) == [queue[3]]
+    assert list(_queue.concern(queue, 4)) == [queue[3]]
+    queue = entries("write", "update", "update")
+    assert list(_queue.concern(queue, 2)) == [queue[0], queue[1]]
+    permits = tuple(Entry(who, "write", 2) for who in range(4))
+    assert list(_queue.concern(permits, 3)) == list(permits[:3])
+    assert list(_queue.concern(permits, 1)) == []
+    assert [_queue.granted(permits, place) for place in range(4)] == [True, True, False, False]
+
+
+def test_an_upgrade_waits_for_those_that_were_granted_beside_it() -> None:
+    queue = entries("read", "update", "read", "write", "read")
+    marked = (*queue[:1], queue[1]._replace(upgrading=True), *queue[2:])
+    assert _queue.hinderers(marked, 1) == [queue[0], queue[2]]
+    assert _queue.blockers(marked, 0) == [marked[1]]
+    said = (*queue[:1], marked[1]._replace(awaits=frozenset(["0", "2"])), *queue[2:])
+    assert _queue.blockers(said, 0) == _queue.blockers(said, 2) == []
+    assert _queue.blockers(said, 4) == [said[1], said[3]]

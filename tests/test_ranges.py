@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from interlock import LostError, NotHeldError, RWLock, Semaphore, Timeout, UnsupportedError
+from interlock import Lock, LostError, NotHeldError, RWLock, Semaphore, Timeout, UnsupportedError
+from interlock._core import arbiter
 from interlock.engines import kernel
-from interlock.engines.kernel import tickets
+from interlock.engines.kernel import slots, tickets
 
-from .seam import descriptors
+from .seam import descriptors, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -217,3 +218,66 @@ def test_a_descriptor_that_an_upgrade_moves_is_not_lost(tmp_path: Path, monkeypa
     hold.assert_held()
     hold.release()
     reader.release()
+
+
+@EACH
+def test_a_hold_is_not_lost_while_it_is_noted(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The handler of a signal, or another thread, may look between the two stores that note whose descriptor it is."""
+    ops = kernel.engine().ops
+    path = tmp_path / "lock"
+    path.touch()  # only then there is the short way
+    looks: list[bool] = []
+
+    class Noted(dict[int, float]):
+        def __setitem__(self, fd: int, proof: float) -> None:
+            claims: list[Any] = [*arbiter.turns.values(), *arbiter.granted]
+            looks.extend(claim.line.engine._ours(claim) for claim in claims if claim.since and claim.fd == fd)
+            super().__setitem__(fd, proof)
+
+    monkeypatch.setattr(ops, "owned", Noted(ops.owned))
+    hold = AT_ONCE[kind](path)
+    assert looks == [True]
+    assert not hold._claim.moves
+    hold.release()
+
+
+@pytest.mark.parametrize(
+    ("wait", "start", "end"),
+    [
+        (lambda path: RWLock(path).write(120), slots.READ_WRITE, slots.READ_WRITE_END),
+        (lambda path: Semaphore(path, 1).acquire(120), slots.SLOTS, slots.SLOTS + 1),
+    ],
+    ids=["write", "permit"],
+)
+def test_who_gets_its_range_at_the_back_hears_the_end_of_the_flock(
+    wait: Callable[[Path], Any], start: int, end: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was overdue, and who is in front of it is stopped: from then on the flock alone keeps it waiting."""
+    path = tmp_path / "lock"
+    ops = kernel.engine().ops
+    naps = [0.0]
+    real = kernel.KernelEngine._nap
+
+    def noted(engine: kernel.KernelEngine, claim: kernel.KernelClaim) -> float:
+        naps.append(real(engine, claim))
+        return naps[-1]
+
+    monkeypatch.setattr(kernel.KernelEngine, "_nap", noted)
+    monkeypatch.setattr(tickets, "FRONT", 1)
+    monkeypatch.setattr(kernel, "NAP", 0.02)
+    lock = Lock(path).acquire()
+    stopped = os.open(path, os.O_RDWR)
+    tickets.enter(ops, stopped)
+    waiter = threading.Thread(target=lambda: wait(path).release())
+    waiter.start()
+    until(lambda: tickets.anybody_since(ops, stopped, start, end))
+    monkeypatch.setattr(kernel, "NAP", 1000.0)
+    until(lambda: naps[-1] > 100)
+    assert tickets._in_front(ops, stopped) is not None, "the others do not see that somebody tries"
+    os.close(os.open(path, os.O_RDWR))  # as when a holder is killed: the event comes before the lock is free
+    until(lambda: kernel._ECHOES[0] in naps)
+    until(lambda: naps[-1] > 100)
+    lock.release()
+    waiter.join(30)
+    assert not waiter.is_alive()
+    os.close(stopped)

@@ -2,8 +2,8 @@
 
 A sample, by a seed, of the mutants of the modules that decide who gets a lock. Each meets the tests that run the
 changed lines, the fastest first, until one fails; a test that takes ten times as long as it did has found it too. Which
-tests run which lines is what `python -m tests.branches` has counted. Prints who survived, which may be right as it is:
-not every change is wrong.
+tests run which lines is what `python -m tests.branches` has counted. Prints who survived. Not every change is wrong:
+those that are known to change nothing, with the reason, are in `equivalent`, and meet no test.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from ..branches.__main__ import COUNTED
 from .choose import Choice, Run, batches
+from .equivalent import reasons
 from .mutate import Mutant, mutants
 
 ROOT = Path(__file__).parents[2]
@@ -59,31 +60,44 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--from", type=int, default=0, dest="start", help="skip so many of the sample")
     parser.add_argument("--module", default="", help="only of modules with this in their path")
+    parser.add_argument("--without", default=None, help="none of modules with this in their path")
+    parser.add_argument("--lines", type=int, nargs="*", help="only those that begin in these lines")
     parser.add_argument("--tests", type=float, default=120.0, help="seconds of tests for each (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no mutant after so long")
     options = parser.parse_args()
-    everyone = [
-        (module, mutant)
-        for module in MODULES
-        for mutant in mutants((ROOT / "src/interlock" / module).read_text(encoding="utf-8"))
-    ]
+    everyone = []
+    equal: dict[tuple[str, str], str] = {}
+    for module in MODULES:
+        made = mutants((ROOT / "src/interlock" / module).read_text(encoding="utf-8"))
+        equal.update({(module, what): why for what, why in reasons(module, made).items()})
+        if options.without is None or options.without not in module:
+            everyone += [(module, mutant) for mutant in made]
     random.Random(options.seed).shuffle(everyone)
-    chosen = [each for each in everyone if options.module in each[0]][options.start :][: options.number]
+    chosen = [
+        (module, mutant)
+        for module, mutant in everyone
+        if options.module in module and (not options.lines or mutant.place[0] in options.lines)
+    ][options.start :][: options.number]
     choice = Choice(COUNTED)
     if not choice.all:
         parser.error("nothing is counted: run python -m tests.branches first")
-    found = tried = 0
+    found = right = tried = 0
     limit = time.monotonic() + options.seconds
     for number, (module, mutant) in enumerate(chosen, options.start + 1):
         if time.monotonic() > limit:
             break
+        tried += 1
+        why = equal.get((module, mutant.what))
+        if why is not None:
+            right += 1
+            print(f"{number:3} {module}: {mutant.what}: CHANGES NOTHING: {why}", flush=True)
+            continue
         began = time.monotonic()
         fate = meet(module, mutant, choice.runs(module, mutant.lines), options.tests)
         found += bool(fate.by)
-        tried += 1
         said = fate.by or f"SURVIVES {fate.tried} tests"
         print(f"{number:3} {module}: {mutant.what}: {said} ({time.monotonic() - began:.0f} s)", flush=True)
-    print(f"{found} of {tried} found, of {len(everyone)} that there are")
+    print(f"{found} of {tried - right} found; {right} more change nothing; of {len(everyone)} that there are")
 
 
 def meet(module: str, mutant: Mutant, runs: list[Run], seconds: float = 120.0) -> Found:

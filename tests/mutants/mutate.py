@@ -17,25 +17,34 @@ _TURNED: dict[type[ast.cmpop], type[ast.cmpop]] = {
 
 
 class Mutant(NamedTuple):
-    what: str
+    place: tuple[int, int]
+    code: str
+    """The line where it begins, as it stands in the original."""
+    change: str
     source: str
     lines: frozenset[int]
     """Of the statement that is changed, as it stands in the original; of an `if` or a loop, without its body. Of a
     function's defaults: its body. Of a constant of the module or a class: where it, or what is made of it, is used."""
 
+    @property
+    def what(self) -> str:
+        return f"line {self.place[0]}:{self.place[1]}: {self.change}"
+
 
 def mutants(source: str) -> list[Mutant]:
     """All of a module."""
     tree = ast.parse(source)
+    text = source.splitlines()
     used = _used(tree)
     found = []
     for node, lines in list(_code(tree)):
         for way in _ways(node):
             right = vars(node).copy()
-            what = f"line {node.lineno}:{node.col_offset + 1}: {_apply(node, way)}"
-            text = ast.unparse(ast.fix_missing_locations(tree))
+            place, code = (node.lineno, node.col_offset + 1), text[node.lineno - 1].strip()
+            change = _apply(node, way)
+            wrong = ast.unparse(ast.fix_missing_locations(tree))
             vars(node).update(right)
-            found.append(Mutant(what, text, used.get(lines, frozenset(lines))))
+            found.append(Mutant(place, code, change, wrong, used.get(lines, frozenset(lines))))
     return found
 
 

@@ -10,6 +10,7 @@ import pytest
 from ..branches.__main__ import count
 from .__main__ import MODULES, ROOT, meet
 from .choose import Choice, Run, batches
+from .equivalent import EQUALS, Equal, reasons
 from .mutate import mutants
 
 if TYPE_CHECKING:
@@ -25,16 +26,34 @@ def f(x: "not x" = 1):
 
 def test_each_change_is_one_and_all_are_made() -> None:
     made = mutants(SOURCE)
-    assert sorted(what.rpartition("(")[2].rstrip(")") for what, _, _ in made) == [
+    assert sorted(mutant.change.rpartition("(")[2].rstrip(")") for mutant in made) == [
         "bare", "omit", "other", "other", "other", "swap", "turn",
     ]  # fmt: skip
-    assert len({source for _, source, _ in made}) == len(made)
+    assert len({mutant.source for mutant in made}) == len(made)
 
 
 def test_the_modules_are_there_and_have_mutants() -> None:
     for module, tests in MODULES.items():
         assert mutants((ROOT / "src/interlock" / module).read_text(encoding="utf-8")), module
         assert all((ROOT / each).exists() for each in tests)
+
+
+def test_what_changes_nothing_is_known_by_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = "a = 1\nb = 1 + 1\nb = 1 + 1\n"
+    made = mutants(source)
+    monkeypatch.setitem(EQUALS, "m", [Equal("b = 1 + 1", "1  ->  2 (other)", "the third of four", 2)])
+    assert reasons("m", made) == {"line 3:5: 1  ->  2 (other)": "the third of four"}
+    monkeypatch.setitem(EQUALS, "m", [Equal("b = 1 + 1", "1  ->  2 (other)", "there are four", 4)])
+    with pytest.raises(LookupError, match="no mutant is b = 1"):
+        reasons("m", made)
+
+
+def test_each_mutant_that_is_said_to_change_nothing_is_there() -> None:
+    assert EQUALS
+    for module, equals in EQUALS.items():
+        made = mutants((ROOT / "src/interlock" / module).read_text(encoding="utf-8"))
+        assert len(reasons(module, made)) == len(equals), module
+        assert all(equal.why for equal in equals)
 
 
 def test_a_change_knows_the_lines_of_its_statement() -> None:

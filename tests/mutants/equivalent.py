@@ -1,0 +1,62 @@
+"""Mutants that are right as they are: nobody can tell them from the original by what is granted, to whom, or when one
+wakes. No test can find them, so they are not counted; each has the reason why.
+
+Only what was reasoned through is here. A change that costs speed alone, but does cost it, is no equal: it counts as not
+found until a test sees it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .mutate import Mutant
+
+
+class Equal(NamedTuple):
+    code: str
+    """The line as it stands in the module."""
+    change: str
+    why: str
+    nth: int = 0
+    """Where a line, or several like it, can be changed so in several places: which, in their order."""
+
+
+_AT_ZERO = "SEEK_CUR for SEEK_SET: the offset of these descriptors is 0, since nothing reads, writes or seeks by it"
+
+EQUALS: dict[str, list[Equal]] = {
+    "_core/acquire.py": [
+        Equal(
+            "granted = False",
+            "False  ->  True (other)",
+            "never read: each way out of the loop sets it, a return by the try and an exception by its handler",
+        ),
+    ],
+    "_core/arbiter.py": [
+        Equal(
+            "return True",
+            "True  ->  False (other)",
+            "not reached: its only caller has seen that the claim has not the turn, and nobody else takes it for it",
+        ),
+    ],
+    "engines/kernel/ranges.py": [
+        Equal("return _FLOCK.pack(kind, 0, start, length, 0)", "0  ->  1 (other)", _AT_ZERO),
+    ],
+}
+
+
+def reasons(module: str, made: Iterable[Mutant]) -> dict[str, str]:
+    """Why it changes nothing, of the module's mutants that are listed; by what they are. An entry that fits none any
+    more is an error: the module has been changed, and the reason must be thought through again."""
+    alike: dict[tuple[str, str], list[Mutant]] = {}
+    for mutant in sorted(made, key=lambda mutant: mutant.place):
+        alike.setdefault((mutant.code, mutant.change), []).append(mutant)
+    found = {}
+    for equal in EQUALS.get(module, []):
+        candidates = alike.get((equal.code, equal.change), [])
+        if equal.nth >= len(candidates):
+            raise LookupError(f"tests/mutants/equivalent.py, {module}: no mutant is {equal.code}: {equal.change}")
+        found[candidates[equal.nth].what] = equal.why
+    return found
