@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from interlock import Lock, UnsupportedError
-from interlock.filelock import SoftFileLock
+from interlock.filelock import SoftFileLock, StrictSoftFileLock
 
 from ..support import need_module
 
@@ -222,12 +223,37 @@ def test_a_damaged_marker_is_125(words: tuple[str, ...], tmp_path: Path) -> None
         pass
 
 
-def test_a_sentinel_is_its_operators(tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", [(), ("--force",)])
+def test_a_strict_lock_that_nobody_holds_is_free(words: tuple[str, ...], tmp_path: Path) -> None:
     from interlock.engines.marker import records
 
     path = tmp_path / "x.lock"
-    path.write_bytes(records.SENTINEL)
-    done = breaking(path, "--force")
-    assert done.returncode == 125
-    assert "strict" in done.stderr
+    with StrictSoftFileLock(path):
+        pass
     assert path.read_bytes() == records.SENTINEL
+    done = breaking(path, *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "nobody holds it" in done.stdout
+    assert path.read_bytes() == records.SENTINEL
+
+
+def test_force_is_not_offered_where_it_is_refused(tmp_path: Path) -> None:
+    """The claims of a strict lock are its operator's; what is told frees it."""
+    path = tmp_path / "x.lock"
+    code = "import os, sys, interlock.filelock as f; x = f.StrictSoftFileLock(sys.argv[1]); x.acquire(); os._exit(0)"
+    subprocess.run([sys.executable, "-c", code, path], check=True, timeout=100)
+    claims = StrictSoftFileLock(path).claims
+    asked, forced = breaking(path), breaking(path, "--force")
+    assert (asked.returncode, forced.returncode) == (1, 1)
+    assert asked.stderr == forced.stderr
+    assert "--force" not in asked.stderr
+    assert f"claimed by pid {claims[0].pid} of host {claims[0].hostname}." in asked.stderr
+    assert StrictSoftFileLock(path).claims == claims
+    name = re.search(r"StrictSoftFileLock\('(.*)'\)\.force_break\(NAME\); there are (.*)$", asked.stderr)
+    assert name is not None
+    assert name[1] == str(path)
+    for claim in name[2].split(", "):
+        StrictSoftFileLock(name[1]).force_break(claim.strip("'"))
+    assert breaking(path).returncode == 0
+    with StrictSoftFileLock(path, timeout=10):
+        pass

@@ -14,6 +14,7 @@ from .._inspect import inspect
 from .._target import resolve
 from ..engines.marker import breaking
 from ..engines.marker import engine as marker_engine
+from ..engines.marker.claims import StrictClaims
 from ._common import CANNOT_LOCK, Number, complain, line_of, reason
 
 TYPE_CHECKING = False
@@ -43,6 +44,8 @@ def break_(target: str, force: bool, watch: float) -> None:
 
     A lock on a server (redis://host/0#name) ends by itself when its owner is gone, so only --force breaks it.
 
+    A strict lock (StrictSoftFileLock) is never broken, not even by --force; what its operator can do is told.
+
     A lock of the kernel (what a path means otherwise) dies with its last holder: there is never one to break. If it
     is held, a process lives that keeps it, perhaps one that inherited it from the process that died; it is named.
     Ending that process frees the lock; --force does not do it for you.
@@ -67,6 +70,8 @@ def break_(target: str, force: bool, watch: float) -> None:
 def _break(line: Line, target: str, force: bool, until: float) -> tuple[str, bool]:
     """What to say, and whether it is held still."""
     breakable, where = _breakable(line, target)
+    if breakable is breaking and breaking.is_strict(where):
+        return _of_strict(where)
     if breakable is None:
         return _of_the_kernel(line)
     while not force and not breakable.stale(where) and time.monotonic() < until:
@@ -96,6 +101,20 @@ def _breakable(line: Line, target: str) -> tuple[Breakable | None, Line]:
     if os.path.lexists(line.key):
         breaking.refuse_remains(marker)
     return None, line
+
+
+def _of_strict(line: Line) -> tuple[str, bool]:
+    claims = StrictClaims(line.key, 0).read()
+    if not claims:
+        return f"{line.resource}: nobody holds it (its sentinel stays, and keeps out a SoftFileLock)", False
+    owners = "; ".join(dict.fromkeys(f"pid {claim.pid} of host {claim.hostname}" for claim in claims))
+    names = ", ".join(repr(claim.name) for claim in claims)
+    return (
+        f"{line.resource} is claimed by {owners}. It is a strict lock, which this command never breaks: nothing was"
+        " changed. If you know that the owner is gone, remove its claims by interlock.filelock.StrictSoftFileLock("
+        f"{line.key!r}).force_break(NAME); there are {names}",
+        True,
+    )
 
 
 def _of_the_kernel(line: Line) -> tuple[str, bool]:

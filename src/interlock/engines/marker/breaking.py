@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 _NO_PROOF = {
     "torn": "it is torn, and may be in the middle of being written",
     "empty": "it is empty, and names no owner",
-    "sentinel": "it is the sentinel of a strict lock, which only its operator may clear",
-    "foreign": "it is no marker that we know",
+}
+_NEVER = {
+    "sentinel": "the sentinel of a strict lock, whose claims only StrictSoftFileLock.force_break removes",
+    "foreign": "no marker that we know",
 }
 
 
@@ -35,6 +37,14 @@ def stands(line: Line) -> bool:
     except (OSError, UnsafePathError):
         return False
     return what in ("owner", "released", "sentinel")
+
+
+def is_strict(line: Line) -> bool:
+    """Is it the sentinel of a strict lock, which says nothing about who holds it?"""
+    try:
+        return _look(line)[0] == "sentinel"
+    except (OSError, UnsafePathError):
+        return False
 
 
 def refuse_remains(line: Line) -> None:
@@ -60,13 +70,15 @@ def stale(line: Line) -> str:
 def break_stale(line: Line, force: bool = False) -> str:
     """Remove the marker, if `stale`, or with `force`. Returns why, or "" if there is none.
 
-    Raises `UnprovenError` without proof and force, and whatever the force for what is no owner's marker: nothing is
-    changed then.
+    Raises `UnprovenError` without proof and force, and `ProtocolError` whatever the force for what is no owner's
+    marker: nothing is changed then.
     """
     try:
         what, owner, status = _look(line)
     except FileNotFoundError:
         return ""
+    if what in _NEVER:
+        raise ProtocolError(f"{line.resource} is {_NEVER[what]}; nothing was changed")
     engine = line.engine
     assert isinstance(engine, MarkerEngine)
     why = stale(line)
@@ -74,7 +86,7 @@ def break_stale(line: Line, force: bool = False) -> str:
     try:
         if why and engine.attempt(claim):
             return why
-        if not force or what in ("sentinel", "foreign"):
+        if not force:
             whose = (
                 _NO_PROOF.get(what, "") if owner is None else f"its owner is pid {owner.pid} of host {owner.hostname}"
             )
