@@ -336,3 +336,33 @@ def test_an_empty_command_is_127_and_nothing_is_made(words: tuple[str, ...], tmp
     assert (done.returncode, done.stderr.count("\n")) == (127, 1)
     assert "the command is an empty word" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="places are told apart on Linux")
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("INTERLOCK_PRIMITIVE", "flok", "the environment variable INTERLOCK_PRIMITIVE: 'flok' is not one of auto,"),
+        ("INTERLOCK_PRIMITIVE", "/x = flok", "INTERLOCK_PRIMITIVE: '/x = flok': 'flok' is not one of auto, flock,"),
+        ("INTERLOCK_CONFIG", "table", "table, line 2: '/lustre = flok': 'flok' is not one of auto, flock,"),
+        ("INTERLOCK_CONFIG", "none", "none: No such file or directory (INTERLOCK_CONFIG names it as the table that"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [(("run", "x", "--", "true"), 125), (("who", "x"), 1), (("break", "x"), 125), (("doctor", "."), 2)],
+)
+def test_a_wrong_setting_is_not_blamed_on_the_target(
+    words: tuple[str, ...], status: int, variable: str, value: str, says: str, tmp_path: Path
+) -> None:
+    (tmp_path / "table").write_text("# mine\n/lustre = flok\n")
+    environment = {**os.environ, variable: value if variable == "INTERLOCK_PRIMITIVE" else str(tmp_path / value)}
+    done = subprocess.run(
+        [*TOOL, *words], capture_output=True, text=True, timeout=100, cwd=tmp_path, env=environment
+    )
+    assert done.stderr.startswith("interlock: ")
+    assert done.stderr.count("\n") == 1
+    assert says in done.stderr
+    assert "TARGET" not in done.stderr
+    assert done.returncode == status
+    assert os.listdir(tmp_path) == ["table"]

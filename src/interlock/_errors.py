@@ -89,5 +89,9 @@ class ProtocolError(EngineError):
     """The state found on the other side does not follow the protocol; nothing was locked."""
 
 
+class SettingError(ValueError):
+    """What users wrote about places (`INTERLOCK_PRIMITIVE`, `interlock.conf`) makes no sense; nothing was locked."""
+
+
 class UnprovenError(ProtocolError):
     """A hold was to be broken, and nothing proves that its owner is gone; nothing was changed."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 import sys
 
+from .._errors import SettingError
 from .._wait import mounts
 
 WORDS = ("auto", "flock", "dual", "local", "marker")
@@ -79,13 +80,20 @@ def files() -> list[str]:
 
 
 def load() -> list[Setting]:
-    """Everything that was said, in the order in which it counts. Raises `ValueError` and `OSError`."""
+    """Everything that was said, in the order in which it counts. Raises `SettingError` and `OSError`."""
     found: list[Setting] = []
     if trusted() and os.environ.get(VARIABLE):
         found += _ordered(parse(os.environ[VARIABLE].replace(";", "\n"), VARIABLE, bare=True))
     for path in files():
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            found += _ordered(parse(file.read(), path))
+        try:
+            with open(path, encoding="utf-8", errors="surrogateescape") as file:
+                text = file.read()
+        except OSError as error:
+            named = f"{CONFIG} names it as " if trusted() and os.environ.get(CONFIG) else ""
+            error.strerror = f"{error.strerror} ({named}the table that says how to lock)"
+            error.filename = path
+            raise
+        found += _ordered(parse(text, path))
     return found
 
 
@@ -97,16 +105,18 @@ def parse(text: str, origin: str, *, bare: bool = False) -> list[Setting]:
         if not line or line.startswith("#"):
             continue
         where = origin if bare else f"{origin}, line {number}"
+        wrong = f"the environment variable {origin}" if bare else where
         directory, equals, word = (part.strip() for part in line.rpartition("="))
         if not equals and not bare:
-            raise ValueError(f"{where}: {line!r} is not of the form 'directory = primitive'")
+            raise SettingError(f"{wrong}: {line!r} is not of the form 'directory = primitive'")
         if word not in WORDS:
-            raise ValueError(f"{where}: {word!r} is not one of {', '.join(WORDS)}")
+            whole = f"{line!r}: " if equals else ""
+            raise SettingError(f"{wrong}: {whole}{word!r} is not one of {', '.join(WORDS)}")
         if equals and not os.path.isabs(directory):
-            raise ValueError(f"{where}: {directory!r} is not an absolute path")
+            raise SettingError(f"{wrong}: {line!r}: {directory!r} is not an absolute path")
         directory = _canonical(directory) if equals else ""
         if directory in found:
-            raise ValueError(f"{where}: {directory or 'every path'!r} was named before")
+            raise SettingError(f"{wrong}: {directory or 'every path'!r} was named before")
         found[directory] = Setting(directory, word, where)
     return list(found.values())
 

@@ -220,7 +220,7 @@ def _storm(kind: str, team: FarTeam) -> Far:
 def accept(directory: str, token: str) -> Meeting:
     """The joining side: do what is asked until the other side ends it. Raises `PeerError`, `HungError`."""
     if not re.fullmatch(r"[0-9a-f]{8}", token):
-        raise PeerError(f"{token!r} is no token of an invitation")
+        raise PeerError(f"{token!r} is no token of an invitation; the other host prints it (interlock doctor --peer)")
     base = os.path.join(os.path.abspath(directory), f".interlock-peer-{token}")
     letters = Letters(base, "guest", "host")
     team = Team(base, "", float("inf"))

@@ -7,7 +7,7 @@ import sys
 import click
 
 from .._deadline import FOREVER
-from .._errors import LockError
+from .._errors import LockError, SettingError
 from .._target import resolve
 from ._text import plain
 
@@ -22,9 +22,13 @@ CANNOT_LOCK = 125
 too."""
 
 
-def line_of(target: str) -> Line:
+def line_of(target: str, trouble: int = CANNOT_LOCK) -> Line:
+    """`trouble`: the exit status if it is not the command line that is wrong."""
     try:
         line = resolve(target)
+    except (SettingError, OSError) as error:
+        complain(reason(error, target))
+        sys.exit(trouble)
     except (LockError, ValueError) as error:
         raise click.BadParameter(plain(str(error)), param_hint="TARGET") from None
     if line.engine.traits.excludes == "threads":

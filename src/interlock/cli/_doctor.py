@@ -7,9 +7,10 @@ import sys
 
 import click
 
+from .._errors import SettingError
 from .._probe import Probe, Trial, Verdict, probe
 from .._probe.trials import TITLES
-from ._common import SECONDS, complain
+from ._common import SECONDS, complain, reason
 from ._text import plain
 
 TYPE_CHECKING = False
@@ -43,7 +44,7 @@ def doctor(directory: str, second: str | None, peer: bool, join: str | None, wai
     Exit status, for scripts:
       0  locks exclude, between all hosts that can use the place
       1  they do not, or are refused here
-      2  the command line is wrong, or there is no such directory
+      2  the command line is wrong, there is no such directory, or a setting makes no sense
       3  they exclude processes; whether other hosts, is not known
       4  the filesystem did not answer, or the peer did not
     """
@@ -56,7 +57,7 @@ def doctor(directory: str, second: str | None, peer: bool, join: str | None, wai
     try:
         found = probe(directory, second=second)
     except (OSError, ValueError) as error:
-        complain(f"{directory}: {getattr(error, 'strerror', None) or error}")
+        complain(_why(error, directory))
         sys.exit(USAGE)
     if not peer:
         _print(found.as_dict() if as_json else _text(found), as_json)
@@ -66,6 +67,11 @@ def doctor(directory: str, second: str | None, peer: bool, join: str | None, wai
     if _hangs(found):
         sys.exit(SILENT)
     sys.exit(_invite(found, wait, as_json))
+
+
+def _why(error: Exception, directory: str) -> str:
+    text = reason(error, directory)
+    return text if isinstance(error, OSError | SettingError) else f"{directory}: {text}"
 
 
 def _print(what: Any, as_json: bool) -> None:
@@ -169,6 +175,9 @@ def _join(directory: str, token: str, as_json: bool) -> int:
     except (PeerError, HungError, CallError) as error:
         complain(f"{directory}: {error or 'the filesystem did not answer'}")
         return SILENT
+    except (OSError, ValueError) as error:
+        complain(_why(error, directory))
+        return USAGE
     _print(meeting.as_dict() if as_json else _meeting(meeting), as_json)
     return _between(meeting)
 

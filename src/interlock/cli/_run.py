@@ -71,7 +71,8 @@ def run(
       that of CMD; if a signal killed CMD, this program dies of the same signal
       1    the lock was not acquired in time (--timeout, --no-wait); see --conflict-exit-code
       2    the command line is wrong
-      125  TARGET cannot be locked: not a lock file, no permission, a filesystem without locks
+      125  TARGET cannot be locked: not a lock file, no permission, a filesystem without locks,
+           a setting (INTERLOCK_PRIMITIVE, interlock.conf) that makes no sense
       126  CMD was found but cannot be run
       127  CMD was not found
     """

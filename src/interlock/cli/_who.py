@@ -28,10 +28,10 @@ def who(target: str, as_json: bool) -> None:
     \b
     Exit status:
       0  the report was printed, whether the lock is held or free
-      1  TARGET cannot be looked at: no permission, not a lock file
+      1  TARGET cannot be looked at: no permission, not a lock file, a setting that makes no sense
       2  the command line is wrong
     """
-    line_of(target)
+    line_of(target, 1)
     try:
         report = inspect(target)
     except (LockError, OSError) as error:
