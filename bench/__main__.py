@@ -25,8 +25,7 @@ def main() -> int:
     options = _options()
     names = list(table.MODULES) if "all" in options.names else list(dict.fromkeys(options.names))
     pythons = options.python or [sys.executable]
-    if len(names) > 1 and options.json:
-        os.makedirs(options.json, exist_ok=True)
+    files = _files(options.json, names) if options.json else {}
     bad = False
     for name in names:
         if len(names) == 1 and not options.python:
@@ -35,8 +34,7 @@ def main() -> int:
             runs = [_run_apart(python, name, options.dir, options.quick) for python in pythons]
         print(table.section(name, runs), flush=True)
         if options.json:
-            file = os.path.join(options.json, f"{name}.json") if len(names) > 1 else options.json
-            _write(file, {"bench": name, "runs": runs})
+            _write(files[name], {"bench": name, "runs": runs})
         bad = bad or any(_bad(run, options.check) for run in runs)
     return int(bad)
 
@@ -50,7 +48,7 @@ def _options() -> argparse.Namespace:
         metavar="NAME",
         help=", ".join(table.MODULES) + ", or all",
     )
-    parser.add_argument("--json", metavar="FILE", help="write the results (several NAMEs: a directory, NAME.json each)")
+    parser.add_argument("--json", metavar="FILE", help="write the results (into a directory: NAME.json each)")
     parser.add_argument("--quick", action="store_true", help="a few seconds, to see that it runs; not to quote")
     parser.add_argument("--python", action="append", metavar="EXE", help="run under this interpreter; may be repeated")
     parser.add_argument(
@@ -58,6 +56,21 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--check", action="store_true", help="exit with 1 if a target is missed")
     return parser.parse_args()
+
+
+def _files(where: str, names: list[str]) -> dict[str, str]:
+    """Where each result goes. What cannot be written is told now, not when all has run."""
+    try:
+        if len(names) > 1:
+            os.makedirs(where, exist_ok=True)
+        one = len(names) == 1 and not os.path.isdir(where)
+        files = {name: where if one else os.path.join(where, f"{name}.json") for name in names}
+        for file in files.values():
+            with open(file, "a", encoding="utf-8"):
+                pass
+    except OSError as error:
+        raise SystemExit(f"--json {where}: {error.filename}: {error.strerror}; nothing was run") from None
+    return files
 
 
 def _run(name: str, directory: str | None, quick: bool) -> Row:
@@ -87,7 +100,7 @@ def _run_apart(python: str, name: str, directory: str | None, quick: bool) -> Ro
         try:
             with open(file, encoding="utf-8") as result:
                 run: Row = json.load(result)["runs"][0]
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):  # or it is empty
             raise SystemExit(f"{name} did not run under {python}") from None
     return run
 
