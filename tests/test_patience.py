@@ -87,6 +87,33 @@ def test_all_who_are_older_must_be_stopped(
     assert ops.asked == asked
 
 
+def test_two_that_came_one_after_the_other_are_both_looked_at(descriptors: list[int]) -> None:
+    """A nanosecond apart; neither is signed, so nobody is known to be stopped."""
+    ops = Known(None)  # type: ignore[arg-type]
+    now = tickets.BASE + OPS.boottime_ns()
+    for at in range(2):
+        ops.sign(descriptors[at], 0, now + at)
+    assert patience.may_pass(ops, _claim(descriptors[3], now + 20000))
+    assert ops.asked == [None, None]
+
+
+def test_where_a_signature_lies(descriptors: list[int], path: str) -> None:
+    """Other versions read it: written out, not taken from the module."""
+    ops = Known()
+    ticket = (1 << 62) + (7 << 48) + 5000 * 1024 + 17
+    ops.sign(descriptors[0], 4321, ticket)
+    signature = (1 << 62) + (1 << 61) + (((7 << 38) + 5000) % (1 << 38)) * (1 << 22) + 4321
+    with open("/proc/locks", encoding="ascii") as table:
+        found = [line.split()[-2:] for line in table if f":{os.stat(path).st_ino} " in line]
+    assert sorted(found) == sorted([[str(ticket)] * 2, [str(signature)] * 2])
+
+
+def test_how_long_one_that_does_not_come_holds_others_up() -> None:
+    """0.3 s who is in front of them; some seconds who is one of many, whom nobody need wait for."""
+    assert 0.3 < sum(kernel.PATIENCE * 2**step for step in range(patience.STEPS)) < 0.35
+    assert sum(kernel.NAP * 2**step for step in range(patience.LAST)) == 3.0
+
+
 def test_the_oldest_is_found_wherever_the_kernel_lists_it(descriptors: list[int]) -> None:
     ops = Known()
     now = tickets.BASE + OPS.boottime_ns()

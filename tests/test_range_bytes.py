@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from interlock import Lock, ProtocolError, RWLock, Semaphore, Timeout
+from interlock import Lock, ProtocolError, RWLock, Semaphore, Timeout, inspect
 
 from .seam import until
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 if sys.platform != "linux":
     pytest.skip("read-write locks and semaphores on a path are Linux only", allow_module_level=True)
+
+import fcntl
 
 from interlock.engines import kernel
 from interlock.engines.kernel import readwrite, tickets
@@ -80,6 +84,16 @@ def shown(path: Path) -> list[Shown]:
             if file.rpartition(":")[2] == inode:
                 found.append(Shown(kind, mode, int(start), -1 if end == "EOF" else int(end)))
     return sorted(found)
+
+
+def free(path: Path) -> bool:
+    """Does it show nothing, at once or soon? Who reads /proc/PID/fd keeps what was closed for a moment."""
+    limit = time.monotonic() + 5
+    while shown(path):
+        if time.monotonic() > limit:
+            return False
+        time.sleep(0.001)
+    return True
 
 
 def ranges(path: Path, start: int, end: int) -> list[Shown]:
@@ -148,14 +162,14 @@ def naps(monkeypatch: pytest.MonkeyPatch) -> Naps:
 def test_what_a_hold_shows(kind: str, path: Path) -> None:
     with ACQUIRE[kind](path, 0):
         assert shown(path) == HELD[kind]
-    assert shown(path) == []
+    assert free(path)
     with Lock(path):
         waiter = Waiter(path, kind)
         until(lambda: ranges(path, READERS, 1 << 63))
     assert waiter.got()
     assert shown(path) == HELD[kind], "its mark or ticket is left"
     waiter.leave()
-    assert shown(path) == []
+    assert free(path)
 
 
 def test_what_an_upgrade_and_a_downgrade_show(path: Path) -> None:
@@ -287,7 +301,7 @@ def test_a_copy_of_the_descriptor_keeps_nothing_of_what_was_released(kind: str, 
     copy = os.dup(hold._claim.fd)
     assert shown(path) == HELD[kind]
     hold.release()
-    assert shown(path) == []
+    assert free(path)
     os.close(copy)
 
 
@@ -362,6 +376,7 @@ def test_what_ended_has_got_nothing(kind: str, path: Path) -> None:
         claim = hold._claim
         fd = os.dup(claim.fd)
         assert claim.got
+        assert getattr(claim, "agreed", True)
         getattr(claim.line.engine, end)(claim)
         assert not claim.got
         assert not getattr(claim, "agreed", False)
@@ -370,7 +385,237 @@ def test_what_ended_has_got_nothing(kind: str, path: Path) -> None:
             os.close(each)
         assert fd
         hold.release()
-        assert shown(path) == []
+        assert free(path)
+
+
+# ---- the order of those who wait
+
+
+@pytest.fixture
+def stranger(path: Path) -> Iterator[Stranger]:
+    made = Stranger(path)
+    yield made
+    made.leave()
+
+
+class Stranger:
+    """Somebody else in line, or with a range, who does nothing more: it is stopped."""
+
+    def __init__(self, path: Path) -> None:
+        self.fd = -1
+        self.path = path
+
+    def take(self, start: int, kind: int = tickets._READ, length: int = 1) -> None:
+        if self.fd < 0:
+            self.fd = os.open(self.path, os.O_RDWR)
+        kernel.engine().ops.fcntl(self.fd, tickets._SETLK, tickets._FLOCK.pack(kind, 0, start, length, 0))
+
+    def leave(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def now() -> int:
+    return int(kernel.engine().ops.boottime_ns())
+
+
+HOUR = 3600 * 10**9
+
+
+@pytest.mark.parametrize(
+    ("kind", "minds"),
+    [("read", [TICKETS]), ("update", [TICKETS, UPDATERS]), ("write", [READERS, UPDATERS]), ("permit", [])],
+)
+@pytest.mark.parametrize("region", [READERS, UPDATERS, TICKETS])
+@pytest.mark.parametrize("younger", [False, True], ids=["older", "younger"])
+def test_whom_a_waiter_lets_go_first(
+    kind: str, minds: list[int], region: int, younger: bool, path: Path, stranger: Stranger, naps: Naps,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Woken by the end of a lock, it does not pass who came before, while that is not long: the nap that would let it
+    is not over. Who came later, and who stands where it does not look, is nothing to it."""
+    naps.long()
+    monkeypatch.setattr(kernel, "PATIENCE", 500.0)
+    lock = Lock(path).acquire()
+    if not younger:
+        stranger.take(region + now())
+    waiter = Waiter(path, kind)
+    until(lambda: len(ranges(path, READERS, 1 << 63)) == (1 if younger else 2))
+    naps.asleep()
+    if younger:
+        stranger.take(region + now() + HOUR)
+    naps.asked.clear()
+    lock.release()
+    if not younger and region in minds:
+        naps.asleep()
+        assert waiter.hold is None
+        assert waiter.error is None
+        stranger.leave()
+    assert waiter.got()
+    waiter.leave()
+
+
+@pytest.mark.parametrize("kind", ["read", "update"])
+def test_who_has_waited_its_patience_passes_who_does_not_come(kind: str, path: Path, stranger: Stranger) -> None:
+    """Only where nobody holds anything: else the older one is right to wait."""
+    stranger.take(TICKETS + now())
+    assert ACQUIRE[kind](path, 20).release() is None
+    attempt = getattr(RWLock(path), f"try_{kind}")
+    attempt().release()
+    with RWLock(path).try_read():  # type: ignore[union-attr]
+        assert attempt() is None
+        if kind == "read":
+            assert shown(path) == sorted([*HELD["read"], *ranges(path, TICKETS, 1 << 63)])
+    other = Stranger(path)
+    for what in (UPDATER, DATA):
+        other.take(what, tickets._WRITE)
+        assert attempt() is None
+        other.leave()
+    with _flock(path):
+        assert attempt() is None
+        assert len(shown(path)) == 2, "it keeps a range, for which older ones wait"
+    attempt().release()
+
+
+@contextmanager
+def _flock(path: Path) -> Iterator[None]:
+    fd = os.open(path, os.O_RDWR)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    yield
+    os.close(fd)
+
+
+def test_who_passes_and_meets_a_writer_all_the_same_draws_back_and_says_so(
+    path: Path, stranger: Stranger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer came after the look: it may have run into the shared flock."""
+    ops = kernel.engine().ops
+    stranger.take(TICKETS + now())
+    writer = Stranger(path)
+    real = ops.flock
+    told: list[int] = []
+
+    def late(fd: int, how: int) -> None:
+        real(fd, how)
+        if writer.fd < 0:
+            writer.take(UPDATER, tickets._WRITE, 2)
+
+    monkeypatch.setattr(ops, "flock", late)
+    monkeypatch.setattr(ops, "tell", told.append)
+    assert RWLock(path).try_read() is None
+    assert [one.kind for one in shown(path)] == ["OFDLCK"] * 2, "the flock is kept"
+    assert len(told) == 1
+    writer.leave()
+
+
+def test_how_long_sharers_nap(path: Path) -> None:
+    """Short ones after each event, since that comes before a dying holder's lock is free; PATIENCE, after which they
+    may pass who does not come; and then the long one."""
+    for kind in ("read", "update"):
+        with ACQUIRE[kind](path, 0) as hold:
+            engine: Any = hold._claim.line.engine
+            claim = engine.claim_type()
+            claim.instance = engine
+            found = []
+            for claim.echo in range(len(kernel._ECHOES) + 2):
+                found.append(engine._nap(claim))
+            assert tuple(found[:-1]) == (*kernel._ECHOES, kernel.PATIENCE)
+            assert found[-1] >= 0.5 * kernel.NAP
+
+
+@EACH
+def test_what_is_free_is_had_without_standing_in_line(kind: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stands(*_: object) -> None:
+        raise AssertionError("it waits")
+
+    monkeypatch.setattr(kernel.KernelEngine, "_subscribe", stands)
+    for _ in range(3):
+        ACQUIRE[kind](path, 20).release()
+
+
+@pytest.mark.parametrize("kind", ["read", "permit"])
+def test_the_short_way_is_for_a_file_of_one_name(kind: str, path: Path) -> None:
+    """And for readers without content: that may say more, and is read on the long way."""
+    hold = ACQUIRE[kind](path, 0)
+    engine = hold._claim.line.engine
+
+    def short() -> bool:
+        claim = engine.claim(hold._claim.line, object(), False)
+        claim.permits = hold._claim.permits
+        try:
+            return bool(engine.try_now(claim, 1.0))
+        finally:
+            engine.drop(claim)
+
+    assert short()
+    os.link(path, f"{path}2")
+    assert not short()
+    os.unlink(f"{path}2")
+    assert short()
+    path.write_text("x")
+    assert short() == (kind == "permit")
+    path.write_text("")
+    hold.release()
+
+
+def test_a_newcomer_does_not_pass_who_waits_for_a_permit(path: Path, stranger: Stranger) -> None:
+    """Unless it has no time at all, or its process looked a moment ago; one that is fair looks each time."""
+    engine = Semaphore(path, 3)._line.engine
+
+    def short(timeout: float, courtesy: float, fair: bool = False) -> bool:
+        line = Semaphore(path, 3)._line
+        line.courtesy = courtesy
+        claim = engine.claim(line, object(), fair)
+        claim.permits = 3
+        claim.fair = fair
+        try:
+            return bool(engine.try_now(claim, timeout))
+        finally:
+            engine.drop(claim)
+
+    later = float("inf")
+    assert short(1.0, 0.0)
+    stranger.take(TICKETS + now())
+    assert not short(1.0, 0.0)
+    assert short(1.0, later)
+    assert not short(1.0, later, fair=True)
+    assert short(0.0, 0.0)
+    assert short(0.0, 0.0, fair=True)
+    stranger.leave()
+    assert short(1.0, later, fair=True)
+
+
+@pytest.mark.parametrize(("fair", "others", "calls"), [(True, 1, 1), (True, 0, 0), (False, 1, 0)])
+def test_a_fair_winner_of_a_permit_calls_the_next(
+    fair: bool, others: int, calls: int, path: Path, stranger: Stranger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the oldest tries, and a permit may be left when it has got one."""
+    called: list[int] = []
+    lock = Lock(path).acquire()
+    monkeypatch.setitem(ACQUIRE, "permit", lambda path, timeout: Semaphore(path, 3, fair=fair).acquire(timeout))
+    waiter = Waiter(path, "permit")
+    until(lambda: [one for one in ranges(path, TICKETS, 1 << 63) if one.mode == "WRITE"])
+    if others:
+        stranger.take(TICKETS + now(), tickets._WRITE)
+    monkeypatch.setattr(kernel.engine().ops, "touch", called.append)
+    lock.release()
+    assert waiter.got()
+    assert len(called) == calls
+    waiter.leave()
+
+
+def test_an_upgrade_that_has_waited_is_no_waiter_any_more(path: Path) -> None:
+    reader = RWLock(path).read()
+    with RWLock(path).update() as hold:
+        thread = threading.Thread(target=hold.upgrade, args=(100,))
+        thread.start()
+        until(lambda: ranges(path, TICKETS, 1 << 63))
+        assert [party.mode for party in inspect(path).waiters] == ["write"]
+        reader.release()
+        thread.join(60)
+        assert inspect(path).waiters == ()
+        assert [party.mode for party in inspect(path).holders] == ["write"]
 
 
 # ---- semaphores that disagree
@@ -399,6 +644,21 @@ def test_whoever_sees_another_number_is_refused_before_and_after_it_shows_its_ow
     ACQUIRE["permit"](path, 1).release()
     leave(3)
 
+    asked: list[tuple[int, int]] = []
+
+    def noted(fd: int, what: int, request: bytes) -> Any:
+        asked.append((what, tickets._FLOCK.unpack(request)[2]))
+        return real(fd, what, request)
+
+    place(2)
+    monkeypatch.setattr(ops, "fcntl", noted)
+    with pytest.raises(ProtocolError, match="of 2 permits"):
+        Semaphore(path, 3).acquire(0)
+    assert (tickets._GETLK, NUMBERS) in asked
+    assert (tickets._SETLK, NUMBERS + 3) not in asked, "who is wrong disturbs nobody"
+    monkeypatch.undo()
+    leave(2)
+
     def late(fd: int, what: int, request: bytes) -> Any:
         """Both come together: it is there when this one has shown its own."""
         if fd != other and what == tickets._SETLK and tickets._FLOCK.unpack(request)[2] == NUMBERS + 3:
@@ -415,5 +675,5 @@ def test_whoever_sees_another_number_is_refused_before_and_after_it_shows_its_ow
 @pytest.fixture(autouse=True)
 def nothing_left(path: Path) -> Iterator[None]:
     yield
-    assert shown(path) == []
+    assert free(path)
     assert _descriptors_but(path, 0) == []

@@ -79,7 +79,9 @@ def test_a_file_replaced_after_it_was_opened_is_not_what_is_held(
 
 
 @EACH
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EIO, errno.EBADF])
+@pytest.mark.parametrize(
+    "number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, 524, errno.EIO, errno.EBADF]
+)
 def test_an_error_of_a_range_says_where_and_leaves_nothing(
     kind: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,10 @@ from .mutate import Mutant, mutants
 ROOT = Path(__file__).parents[2]
 CORE = ["tests/test_acquire.py", "tests/test_arbiter.py", "tests/test_memory.py", "tests/sim/test_memory.py"]
 QUEUE = ["tests/test_tickets.py", "tests/test_patience.py", "tests/test_kernel_waiting.py", "tests/sim/test_kernel.py"]
-SHARED = ["tests/test_rwlock.py", "tests/test_semaphore.py", "tests/sim/test_shared.py"]
+SHARED = [
+    "tests/test_range_bytes.py", "tests/test_ranges.py", "tests/test_rwlock.py", "tests/test_semaphore.py",
+    "tests/sim/test_shared.py",
+]  # fmt: skip
 MODULES: dict[str, list[str]] = {
     "_core/acquire.py": CORE,
     "_core/arbiter.py": CORE,
@@ -39,7 +42,7 @@ MODULES: dict[str, list[str]] = {
     "engines/kernel/ranges.py": SHARED,
     "engines/kernel/readwrite.py": SHARED,
     "engines/kernel/slots.py": SHARED,
-    "engines/marker/lease_log.py": ["tests/test_lease.py", "tests/sim/test_lease.py"],
+    "engines/marker/lease_log.py": ["tests/test_lease_log.py", "tests/test_lease.py", "tests/sim/test_lease.py"],
 }
 
 

@@ -25,6 +25,7 @@ class Equal(NamedTuple):
 
 
 _AT_ZERO = "SEEK_CUR for SEEK_SET: the offset of these descriptors is 0, since nothing reads, writes or seeks by it"
+_NONE_BELOW = "what is known counts only if it is more than a number that is listed, which is 1 or more"
 
 EQUALS: dict[str, list[Equal]] = {
     "_core/acquire.py": [
@@ -43,6 +44,13 @@ EQUALS: dict[str, list[Equal]] = {
     ],
     "engines/kernel/ranges.py": [
         Equal("return _FLOCK.pack(kind, 0, start, length, 0)", "0  ->  1 (other)", _AT_ZERO),
+    ],
+    "engines/marker/lease_log.py": [
+        Equal(
+            "self._known = 0  # a generation that exists, whatever the listing says", "0  ->  1 (other)", _NONE_BELOW
+        ),
+        Equal("self._known = 0", "0  ->  1 (other)", _NONE_BELOW),
+        Equal("self._known = 0", "0  ->  1 (other)", _NONE_BELOW, 1),
     ],
 }
 
