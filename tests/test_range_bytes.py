@@ -335,18 +335,17 @@ def test_the_last_in_front_that_gives_up_calls_those_at_the_back(
     others: int, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They hear nothing but that."""
-    ops = kernel.engine().ops
-    called: list[int] = []
-    monkeypatch.setattr(ops, "touch", called.append)
+    left: list[int] = []
+    monkeypatch.setattr(kernel.engine().ops, "touch", lambda _: left.append(len(ranges(path, TICKETS, 1 << 63))))
     back = os.open(path, os.O_RDWR)
     with Lock(path):
         front = Waiter(path, "permit", 0.3)
         until(lambda: [one for one in ranges(path, TICKETS, 1 << 63) if one.mode == "WRITE"])
         for _ in range(others):
-            tickets.enter(ops, back)
+            tickets.enter(kernel.engine().ops, back)
         front.leave()
-        assert len(called) == others
-        assert len(ranges(path, TICKETS, 1 << 63)) == others
+        # It may have called before it slept, too: then its own ticket was there.
+        assert (left[-1] if left else 0) == len(ranges(path, TICKETS, 1 << 63)) == others
     os.close(back)
 
 
