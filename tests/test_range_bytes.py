@@ -294,6 +294,22 @@ def test_an_upgrade_that_is_given_up_wakes_who_came_meanwhile(path: Path, naps: 
         thread.join(20)
 
 
+def test_an_upgrade_that_waits_for_a_foreign_flock_has_its_own_shared_meanwhile(path: Path, naps: Naps) -> None:
+    """A conversion that fails has dropped it; without it a `Lock` would come in."""
+    naps.long()
+    foreign = os.open(path, os.O_RDWR)
+    fcntl.flock(foreign, fcntl.LOCK_SH)
+    with RWLock(path).update() as hold:
+        thread = threading.Thread(target=hold.upgrade, args=(100,))
+        thread.start()
+        until(lambda: ranges(path, TICKETS, 1 << 63))
+        naps.asleep()
+        assert [one for one in shown(path) if one.kind == "FLOCK"] == [FLOCK_READ, FLOCK_READ]
+        os.close(foreign)
+        thread.join(20)
+        assert str(hold.mode) == "write"
+
+
 @EACH
 def test_a_copy_of_the_descriptor_keeps_nothing_of_what_was_released(kind: str, path: Path) -> None:
     """A child has one, for example, that was forked and has not run yet."""
