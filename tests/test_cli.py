@@ -132,10 +132,11 @@ def test_help_documents_every_exit_status() -> None:
         (("run", "--conflict-exit-code", "9" * 5000, "x", "--", "true"), "an exit status is a number from 0 to 255"),
         (("run", "", "--", "true"), "TARGET"),
         (("run", ".", "--", "true"), "TARGET"),
+        (("who", "d/"), f"lock a file in it, say {os.path.join('d/', 'NAME.lock')!r}"),
         (("run", "memory://#x", "--", "true"), "memory"),
         (("run", "Memory://#x", "--", "true"), "memory"),
         (("run", "file:///tmp", "--", "true"), "TARGET"),
-        (("run", "carrier-pigeon://x#y", "--", "true"), "carrier-pigeon"),
+        (("run", "carrier-pigeon://x#y", "--", "true"), "no engine for carrier-pigeon:// URLs; there are etcd, etcds,"),
         (("who",), "TARGET"),
         (("who", "memory://#x"), "memory"),
         (("who", "x", "y"), "y"),
@@ -158,8 +159,8 @@ def test_a_wrong_command_line_is_2(words: tuple[str, ...], says: str, tmp_path: 
     [
         (lambda path: path.symlink_to("elsewhere"), "a symbolic link"),
         (lambda path: subprocess.run(["mkfifo", path], check=True), "a FIFO"),
-        (lambda path: path.mkdir(), "Is a directory"),
-        (lambda path: path.parent.joinpath("file").write_text(""), "Not a directory"),
+        (lambda path: path.mkdir(), "Is a directory (a file is wanted, such as one in that directory)"),
+        (lambda path: path.parent.joinpath("file").write_text(""), "Not a directory (a part of the path is"),
     ],
 )
 def test_what_cannot_be_locked_is_125_and_one_line(
@@ -366,3 +367,29 @@ def test_a_wrong_setting_is_not_blamed_on_the_target(
     assert "TARGET" not in done.stderr
     assert done.returncode == status
     assert os.listdir(tmp_path) == ["table"]
+
+
+@pytest.mark.parametrize(
+    ("url", "module"),
+    [
+        ("redis://127.0.0.1:1/0#x", "redis"),
+        ("postgresql://127.0.0.1:1/db#x", "psycopg"),
+        ("etcd://127.0.0.1:1#x", "urllib"),
+    ],
+)
+def test_a_server_that_is_not_there_is_named_with_what_to_look_at(url: str, module: str, tmp_path: Path) -> None:
+    need_module(module)
+    done = tool("who", url, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"interlock: {url.partition('#')[0]}")
+    assert "refused" in done.stderr
+    assert done.stderr.rstrip().lower().endswith("is it running, and is the url right?")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts are known on Linux only")
+def test_doctor_takes_a_relative_second_path(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    done = tool("doctor", "d", "d", "--json", cwd=tmp_path)
+    found = json.loads(done.stdout)
+    assert (found["trouble"], found["second"]) == ("", str(tmp_path / "d"))

@@ -116,7 +116,8 @@ def _plugin(scheme: str) -> EngineModule:
 
     found = list(entry_points(group=GROUP, name=scheme))
     if not found:
-        raise UnsupportedError(f"there is no engine for {scheme}:// URLs")
+        known = sorted({*BUILT_IN, "file", "marker", "memory", *entry_points(group=GROUP).names})
+        raise UnsupportedError(f"there is no engine for {printable(scheme)}:// URLs; there are {', '.join(known)}")
     if len({point.value for point in found}) > 1:
         where = ", ".join(sorted(point.value for point in found))
         raise UnsupportedError(f"several packages bring an engine for {scheme}:// URLs: {where}")

@@ -139,7 +139,8 @@ def file_name(name: str) -> str:
 def _path_line(path: str, resource: str, fair: bool, ttl: float | None, primitive: str) -> Line:
     directory, name = os.path.split(path)
     if name in ("", os.curdir, os.pardir):
-        raise ValueError(f"{path!r} is a directory, not the path of a lock file")
+        example = os.path.join(path, "NAME.lock")
+        raise ValueError(f"{path!r} is a directory, not the path of a lock file; lock a file in it, say {example!r}")
     # Links in the directories are followed, and before any "..", as the kernel does it for all others who lock
     # this path: so two spellings are one line. The file itself is never a link.
     directory = real(directory or os.curdir)

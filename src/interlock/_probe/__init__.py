@@ -85,7 +85,7 @@ def probe(directory: str | os.PathLike[str], *, second: str | os.PathLike[str] |
     trials: tuple[Trial, ...] = ()
     other, left = "", ""
     if not trouble:
-        wanted = [os.fspath(second)] if second is not None else []
+        wanted = [os.path.abspath(second)] if second is not None else []
         trials, other, trouble, left = _try(real, mount, wanted, began + _TOTAL)
     threads, processes, hosts = verdicts(choice, trials, trouble)
     return Probe(

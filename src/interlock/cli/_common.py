@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 
 import click
@@ -41,8 +42,18 @@ def line_of(target: str, trouble: int = CANNOT_LOCK) -> Line:
 
 def reason(error: Exception, target: str) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or target}: {error.strerror}"
+        hint = _HINTS.get(error.errno or 0, "") if "(" not in error.strerror else ""
+        return f"{error.filename or target}: {error.strerror}{hint}"
     return str(error)
+
+
+_HINTS = {
+    errno.EISDIR: " (a file is wanted, such as one in that directory)",
+    errno.ENOTDIR: " (a part of the path is a file, or a directory is wanted)",
+    errno.EACCES: " (this user may not: look at the rights of it, and of the directories on the way)",
+    errno.EROFS: " (choose a place that can be written)",
+}
+"""What the user can do, where the system's words leave that open and nobody has said more."""
 
 
 def refuse_empty(command: tuple[str, ...]) -> None:

@@ -56,7 +56,7 @@ def _open(conninfo: bytes, settings: Settings) -> Any:
         raise
     pgconn.finish()
     reason = settings.address.hide(reason)
-    raise EngineError(f"{settings.where}: PostgreSQL cannot be reached: {reason}")
+    raise EngineError(f"{settings.where}: PostgreSQL cannot be reached: {reason}. Is it running, and is the URL right?")
 
 
 def _introduce(session: Session) -> None:

@@ -337,7 +337,8 @@ class Server:
         return self._unreachable(error)
 
     def _unreachable(self, error: Exception) -> EngineError:
-        text = self.address.hide(str(error), user=True) or type(error).__name__
+        text = (self.address.hide(str(error), user=True) or type(error).__name__).rstrip(".") + "."
+        text += " Is it running, and is the URL right?"
         made = EngineError(f"{self.address.public} (redis) gives no answer: {text}")
         made.unreachable = True  # type: ignore[attr-defined]
         return made
