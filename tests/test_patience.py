@@ -100,9 +100,9 @@ def test_two_that_came_one_after_the_other_are_both_looked_at(descriptors: list[
 def test_where_a_signature_lies(descriptors: list[int], path: str) -> None:
     """Other versions read it: written out, not taken from the module."""
     ops = Known()
-    ticket = (1 << 62) + (7 << 48) + 5000 * 1024 + 17
+    ticket = (1 << 62) + (7 << 48) + 5001 * 1024 + 17
     ops.sign(descriptors[0], 4321, ticket)
-    signature = (1 << 62) + (1 << 61) + (((7 << 38) + 5000) % (1 << 38)) * (1 << 22) + 4321
+    signature = (1 << 62) + (1 << 61) + (((7 << 38) + 5001) % (1 << 38)) * (1 << 22) + 4321
     with open("/proc/locks", encoding="ascii") as table:
         found = [line.split()[-2:] for line in table if f":{os.stat(path).st_ino} " in line]
     assert sorted(found) == sorted([[str(ticket)] * 2, [str(signature)] * 2])

@@ -37,6 +37,7 @@ UPDATER = 1 << 57
 DATA = (1 << 57) + 1
 READERS = 1 << 59
 UPDATERS = 1 << 60
+HOLDERS = 1 << 61
 TICKETS = 1 << 62
 
 
@@ -107,7 +108,7 @@ class Waiter:
         self.hold: Any = None
         self.error: Exception | None = None
         self._got, self._leave = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(ACQUIRE[kind], path, timeout))
+        self._thread = threading.Thread(target=self._run, args=(ACQUIRE[kind], path, timeout), daemon=True)
         self._thread.start()
 
     def _run(self, acquire: Callable[[Path, float], Any], path: Path, timeout: float) -> None:
@@ -493,12 +494,30 @@ def test_who_has_waited_its_patience_passes_who_does_not_come(kind: str, path: P
     attempt().release()
 
 
+@pytest.mark.parametrize("kind", ["read", "update"])
+def test_who_might_pass_keeps_no_range_while_a_lock_is_held(
+    kind: str, path: Path, stranger: Stranger, naps: Naps
+) -> None:
+    """Older ones would run into it."""
+    naps.long()
+    stranger.take(TICKETS + now())
+    with _flock(path):
+        waiter = Waiter(path, kind)
+        naps.asleep()  # after it had its patience, and tried
+        assert kernel.PATIENCE in naps.asked
+        assert ranges(path, SLOTS, READERS) == []
+    assert waiter.got()
+    waiter.leave()
+
+
 @contextmanager
 def _flock(path: Path) -> Iterator[None]:
     fd = os.open(path, os.O_RDWR)
     fcntl.flock(fd, fcntl.LOCK_EX)
-    yield
-    os.close(fd)
+    try:
+        yield
+    finally:
+        os.close(fd)
 
 
 def test_who_passes_and_meets_a_writer_all_the_same_draws_back_and_says_so(
@@ -546,6 +565,29 @@ def test_what_is_free_is_had_without_standing_in_line(kind: str, path: Path, mon
 
     monkeypatch.setattr(kernel.KernelEngine, "_subscribe", stands)
     for _ in range(3):
+        ACQUIRE[kind](path, 20).release()
+
+
+@pytest.mark.parametrize(
+    ("kind", "minds"),
+    [("read", [TICKETS]), ("update", [TICKETS, UPDATERS]), ("permit", [TICKETS]),
+     ("write", [TICKETS, READERS, UPDATERS, HOLDERS])],
+)  # fmt: skip
+@pytest.mark.parametrize("region", [READERS, UPDATERS, HOLDERS, TICKETS])
+def test_a_newcomer_stands_in_line_where_somebody_waits(
+    kind: str, minds: list[int], region: int, path: Path, stranger: Stranger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A holder's mark is no place in it; only a writer looks at all of that with one call."""
+
+    def stands(*_: object) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr(kernel.KernelEngine, "_subscribe", stands)
+    stranger.take(region + now())
+    if region in minds:
+        with pytest.raises(InterruptedError):
+            ACQUIRE[kind](path, 20)
+    else:
         ACQUIRE[kind](path, 20).release()
 
 

@@ -25,6 +25,7 @@ class Equal(NamedTuple):
 
 
 _AT_ZERO = "SEEK_CUR for SEEK_SET: the offset of these descriptors is 0, since nothing reads, writes or seeks by it"
+_HOLDS = "an assertion about constants, which holds either way"
 _NONE_BELOW = "what is known counts only if it is more than a number that is listed, which is 1 or more"
 
 EQUALS: dict[str, list[Equal]] = {
@@ -44,6 +45,21 @@ EQUALS: dict[str, list[Equal]] = {
     ],
     "engines/kernel/ranges.py": [
         Equal("return _FLOCK.pack(kind, 0, start, length, 0)", "0  ->  1 (other)", _AT_ZERO),
+    ],
+    "engines/kernel/slots.py": [
+        Equal("READ_WRITE_END = READ_WRITE + 2", "2  ->  3 (other)", "nobody has ever a lock on the byte more"),
+    ],
+    "engines/kernel/patience.py": [
+        Equal("assert SIGNED + (_TIMES + 1) * _PIDS <= 1 << 63", "1  ->  2 (other)", _HOLDS),
+        Equal("assert SIGNED + (_TIMES + 1) * _PIDS <= 1 << 63", "1  ->  2 (other)", _HOLDS, 1),
+        Equal("assert SIGNED + (_TIMES + 1) * _PIDS <= 1 << 63", "63  ->  64 (other)", _HOLDS),
+    ],
+    "engines/kernel/readwrite.py": [
+        Equal(
+            "return claim.arrived > 0 and tickets.anybody_since(self.ops, fd, base, base + claim.arrived)",
+            "0  ->  1 (other)",
+            "nanoseconds since the machine was booted, noted before it is first asked for",
+        ),
     ],
     "engines/marker/lease_log.py": [
         Equal(
