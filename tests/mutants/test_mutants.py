@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -89,3 +90,14 @@ def test_who_sees_no_queue_is_found_by_the_tests_that_run_the_line(tmp_path: Pat
     assert meet(module, wrong, runs).by.startswith("tests/test_arbiter.py::")
     harmless = wrong._replace(source=source)
     assert meet(module, harmless, runs).by == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="needs root, to be two users")
+def test_a_test_that_is_another_user_finds_nothing_where_nothing_is_wrong() -> None:
+    """It imports the copy of the package too."""
+    module = "engines/kernel/readwrite.py"
+    harmless = mutants((ROOT / "src/interlock" / module).read_text(encoding="utf-8"))[0]._replace(
+        source=(ROOT / "src/interlock" / module).read_text(encoding="utf-8")
+    )
+    run = Run("tests/test_rwlock.py::test_a_reader_cannot_do_without_a_lock_file", 1.0)
+    assert meet(module, harmless, [run]) == ("", 1)
