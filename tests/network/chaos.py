@@ -32,7 +32,7 @@ from .witness import TTL
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
 TROUBLES = ("pause", "partition", "reboot", "mute", "clock", "loss", "kill")
 MOUNTS = ("NFSv3", "NFSv4.2", "SMB 3.1.1 nolease")
@@ -259,10 +259,10 @@ def run(
     locks: list[str],
     patience: float = 3.5 * LEASE,
     doctor: tuple[str, ...] = (),
-    tell: Callable[[dict[str, Any]], object] = lambda _found: None,
+    tell: Callable[[list[dict[str, Any]]], object] = lambda _cells: None,
 ) -> dict[str, Any]:
-    """Boot, let it all happen, end. `doctor`: on which mounts that is asked. `tell`: called with what there is, after
-    each step."""
+    """Boot, let it all happen, end. `doctor`: on which mounts that is asked. `tell`: called with the cells of each
+    trouble when that is over."""
     with tempfile.TemporaryDirectory(prefix="uml-") as scratch:
         guests = Guests(Path(scratch, "guests"), {}, "witness", "384M")
         with guests:
@@ -271,44 +271,90 @@ def run(
                 chaos.begin()
                 found: dict[str, Any] = {"cells": [], "doctor": {}}
                 for trouble in troubles:
-                    found["cells"] += chaos.trouble(trouble)
-                    tell(found)
+                    cells = chaos.trouble(trouble)
+                    found["cells"] += cells
+                    tell(cells)
                 for mount in doctor:
                     found["doctor"][mount] = chaos.doctor(mount)
-                    tell(found)
             except BaseException:
                 print(guests.logs())
                 raise
     return found
 
 
-def section(found: dict[str, Any]) -> str:
-    """What the page of the documentation says of it."""
-    cells = found["cells"]
-    counts = Counter(cell["verdict"] for cell in cells)
-    lines = [
+def told(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As lines of the ledger: one for each kind of trouble."""
+    found = []
+    for trouble in dict.fromkeys(cell["trouble"] for cell in cells):
+        outcomes: dict[tuple[str, ...], list[float]] = {}
+        its = [cell for cell in cells if cell["trouble"] == trouble]
+        for cell in its:
+            outcome = (cell["mount"], cell["lock"], cell["verdict"], _outcome(cell))
+            outcomes.setdefault(outcome, []).append(cell.get("after") or 0.0)
+        names = ("mount", "lock", "verdict", "outcome")
+        why = sorted({f"{cell['mount']}, {cell['lock']}, {step}: {why}" for cell in its for step, why in _odd(cell)})
+        found.append({
+            "what": "trouble", "trouble": trouble,
+            "events": max(Counter((cell["mount"], cell["lock"]) for cell in its).values()),
+            "outcomes": [
+                {**dict(zip(names, outcome, strict=True)), "times": len(after), "least": min(after), "most": max(after)}
+                for outcome, after in outcomes.items()
+            ],
+            **({"why": why} if why else {}),
+        })  # fmt: skip
+    return found
+
+
+def _odd(cell: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The steps that ended neither as they should nor with a loss."""
+    for step in ("first", "check", "write", "second"):
+        answer = cell.get(step, {"said": ""})
+        if answer["said"] in ("failed", "timeout", "silent") or (step == "write" and cell["verdict"] == "unusable"):
+            yield step, answer.get("why", answer["said"])
+
+
+def troubles(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [line for line in lines if line["what"] == "trouble"]
+
+
+def verdicts(lines: Sequence[dict[str, Any]]) -> Counter[str]:
+    """How many locks came to each."""
+    counts: Counter[str] = Counter()
+    for line in troubles(lines):
+        for outcome in line["outcomes"]:
+            counts[outcome["verdict"]] += outcome["times"]
+    return counts
+
+
+def section(lines: Sequence[dict[str, Any]]) -> str:
+    """What the page of the documentation says of it, from the lines of the ledger."""
+    counts = verdicts(lines)
+    each: Counter[str] = Counter()
+    for line in troubles(lines):
+        each[line["trouble"]] += line["events"]
+    table = [
         "| what happens | mount | " + " | ".join(f"`{lock}`" for lock in LOCKS) + " |",
         "|---|---|" + "---|" * len(LOCKS),
     ]
-    for trouble, mount in dict.fromkeys((cell["trouble"], cell["mount"]) for cell in cells):
-        here = [cell for cell in cells if (cell["trouble"], cell["mount"]) == (trouble, mount)]
-        shown_here = [shown([cell for cell in here if cell["lock"] == lock]) for lock in LOCKS]
-        lines.append(f"| {_TITLES[trouble]} | {mount} | {' | '.join(shown_here)} |")
-    slots = Counter((cell["trouble"], cell["mount"], cell["lock"]) for cell in cells)
-    each = {trouble: max(number for slot, number in slots.items() if slot[0] == trouble) for trouble, _, _ in slots}
+    for trouble in each:
+        outcomes = [outcome for line in troubles(lines) if line["trouble"] == trouble for outcome in line["outcomes"]]
+        for mount in MOUNTS:
+            here = [outcome for outcome in outcomes if outcome["mount"] == mount]
+            shown_here = [_shown([outcome for outcome in here if outcome["lock"] == lock]) for lock in LOCKS]
+            table.append(f"| {_TITLES[trouble]} | {mount} | {' | '.join(shown_here)} |")
     events = ", ".join(f"{number} x {trouble}" for trouble, number in each.items())
     return f"""
 ## When hosts die, stand still, or are cut off
 
 One host holds, another one waits for the lock, then something happens to a host, with every lock held at once. NFSv4's
 lease is {LEASE:.0f} s here, a marker's ttl {TTL:.0f} s. Who is in when is asked over serial lines, in order, so no
-clock counts. In {sum(each.values())} events
-({events}) {len(cells):,} locks were held: the other host got in after the holder had left or died in
-{counts["excludes"]}; the holder lost the lock, was told so by `assert_held()` and its fenced write was refused in
-{counts["told"]}; the two were in together in
+clock counts. In {each.total()} events
+({events}) {counts.total():,} locks were held: the other host got in after the holder had left or died in
+{counts["excludes"]:,}; the holder lost the lock, was told so by `assert_held()` and its fenced write was refused in
+{counts["told"]:,}; the two were in together in
 {counts["overlaps"]}; {counts["refused"]} were refused, and {counts["unusable"] + counts["unclear"]} came to no verdict.
 
-{chr(10).join(lines)}
+{chr(10).join(table)}
 
 "Waits": the other host does not get in until the holder releases. "Told after n s": the other one was in n s after the
 trouble began, and the holder was told before its next write. A kernel's lock on NFSv4.2 ends with the lease of a host
@@ -319,15 +365,18 @@ its `sm-notify` has to tell them. One that "tells nobody" does not run that: oth
 `assert_held()` locks once more, which the server refuses. Had the other one left by then, nothing would show that it
 was in; a fencing token does. "In after it boots": the locks of a host that is dead stay until it does and says so. A
 lease does not wait for that; its longest times are of guests that had to wait for a core.
-{_peers(found["doctor"])}"""
+{_peers({line["mount"]: line for line in lines if line["what"] == "doctor"})}"""
 
 
-def _peers(texts: dict[str, str]) -> str:
-    """What `doctor --peer` found: a line for each mount, and all of it for the first one that excludes."""
-    if not texts:
+def _peers(found: dict[str, dict[str, Any]]) -> str:
+    """What `doctor --peer` found last: a line for each mount, and all of it for the first one that excludes."""
+    if not found:
         return ""
-    rows = [f"| {mount} | {' | '.join(Peer(text).row())} |" for mount, text in texts.items()]
-    shown = next(text for text in texts.values() if Peer(text).storm)
+    rows = []
+    for mount, line in found.items():
+        storms = ", ".join(f"{holds:,} holds, {overlaps} overlaps" for holds, overlaps in line["storm"])
+        rows.append(f"| {mount} | {', '.join(line['takes'])} | {storms} | {', '.join(line['granted_to_two'])} |")
+    shown = next(line["said"] for line in found.values() if line["storm"])
     return f"""
 ## `interlock doctor --peer` between two of these hosts
 
@@ -346,13 +395,14 @@ class Peer:
     """What `interlock doctor --join` printed."""
 
     def __init__(self, text: str) -> None:
+        self._text = text
         self.takes = sorted(set(re.findall(r"auto takes (.+)", text)))
         self.storm = [(int(holds), int(overlaps)) for holds, overlaps in re.findall(_STORM, text)]
         self.granted_to_two = re.findall(r"^(\S.*?)  +excludes the other side: NO +granted to two", text, re.MULTILINE)
 
-    def row(self) -> list[str]:
-        storms = ", ".join(f"{holds:,} holds, {overlaps} overlaps" for holds, overlaps in self.storm)
-        return [", ".join(self.takes), storms, ", ".join(self.granted_to_two)]
+    def line(self) -> dict[str, Any]:
+        """Of the ledger."""
+        return {"takes": self.takes, "storm": self.storm, "granted_to_two": self.granted_to_two, "said": self._text}
 
 
 _STORM = r"(\d+) holds in a storm, (\d+) overlaps"
@@ -369,16 +419,18 @@ _TITLES = {
 }
 
 
-def shown(cells: list[dict[str, Any]]) -> str:
+def _shown(outcomes: list[dict[str, Any]]) -> str:
     """What came out, with how many seconds that took; each outcome once."""
-    times: dict[str, list[float]] = {}
-    for cell in cells:
-        times.setdefault(_outcome(cell), []).append(cell.get("after") or 0.0)
-    return ", or ".join(
-        outcome.format(f"{min(its):.0f}" if max(its) - min(its) < 1 else f"{min(its):.0f} to {max(its):.0f}")
-        + (f" ({len(its)} x)" if len(times) > 1 else "")
-        for outcome, its in sorted(times.items())
-    )
+    merged: dict[str, list[dict[str, Any]]] = {}
+    for each in outcomes:
+        merged.setdefault(each["outcome"], []).append(each)
+    shown = []
+    for outcome, its in sorted(merged.items()):
+        least, most = min(each["least"] for each in its), max(each["most"] for each in its)
+        seconds = f"{least:.0f}" if most - least < 1 else f"{least:.0f} to {most:.0f}"
+        times = f" ({sum(each['times'] for each in its)} x)" if len(merged) > 1 else ""
+        shown.append(outcome.format(seconds) + times)
+    return ", or ".join(shown)
 
 
 def _outcome(cell: dict[str, Any]) -> str:

@@ -3,11 +3,12 @@
 Theory of operation
 -------------------
 The guests are processes of this machine that run a Linux kernel of their own (Debian's user-mode-linux). They share
-nothing but a switch in a network namespace of its own, so that nothing reaches the host's network. Their root is the
-host's, read-only, so no image is made; what they write goes to tmpfs, to the server's disk, and to one directory of the
-host, where the results appear.
+nothing but a page of memory and a switch in a network namespace of its own, so that nothing reaches the host's network.
+Their root is the host's, read-only, so no image is made; what they write goes to tmpfs, to the server's disk, and to
+one directory of the host, where the results appear.
 
-The server guest runs the plan (`inside`): it tells the clients what to mount and which workers to start, and referees.
+The server guest runs the plan (`inside`): it tells the clients what to mount and which workers to start, and counts.
+The referee is that page: to ask one over the network took longer than to take the lock.
 The host only boots, waits for the results, and ends what it started, by pid. A guest is several processes of the host,
 in sessions of their own: what finds them all is the network namespace, and those of one guest its IPC namespace.
 In `chaos` the host is the conductor: it kills, stops and boots guests.
@@ -35,6 +36,8 @@ __all__ = ["ADDRESSES", "Guests", "missing"]
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 ADDRESSES = {"server": "10.9.0.1", "one": "10.9.0.2", "two": "10.9.0.3"}
+PAGE = 8192
+"""Bytes of memory that the guests share: each finds them as /dev/mmapper."""
 MODULES = Path("/usr/lib/uml/modules")
 _SMB = """
 [global]
@@ -97,8 +100,9 @@ class Guests:
         modprobe.write_text(f'#!/bin/sh\nexec /usr/sbin/modprobe -d {scratch}/modules "$@"\n')
         modprobe.chmod(0o755)
         disk = scratch / "disk.img"
-        with disk.open("wb") as file:
-            file.truncate(64 << 20)
+        for path, size in ((disk, 64 << 20), (scratch / "page", PAGE)):
+            with path.open("wb") as file:
+                file.truncate(size)
         subprocess.run(["mkfs.ext4", "-q", "-F", str(disk)], check=True)
         try:
             self._boot()
@@ -134,7 +138,7 @@ class Guests:
             "linux.uml", f"mem={self._memory}", "rootfstype=hostfs", "rootflags=/", "ro", f"init={HERE}/guest.sh",
             f"role={role}", f"address={ADDRESSES[role]}", f"scratch={self.scratch}", f"python={sys.executable}",
             f"project={ROOT}", f"job={self._job}", f"umid={self.scratch.name}-{role}", f"uml_dir={self.scratch}",
-            f"eth0=daemon,fe:fd:00:00:00:0{number},unix,{self._switch}",
+            f"eth0=daemon,fe:fd:00:00:00:0{number},unix,{self._switch}", f"iomem=mmapper,{self.scratch}/page",
             *([f"ubd0={self.scratch}/disk.img"] if role == "server" else []),
             "con=null", "con0=null,fd:1", f"con1=fd:{theirs.fileno()}", "quiet", "panic=1",
         ]  # fmt: skip

@@ -1,28 +1,35 @@
-"""What runs in the guests: on the server the plan and the referee, on the clients an agent that starts workers.
+"""What runs in the guests: on the server the plan, on the clients an agent that starts workers and kills them.
 
-The referee trusts no clock: a worker says that it is in, waits for the answer, works, says that it leaves, waits for
-the answer, says that it has heard it, and releases only then. Who comes in while another is in overlaps with it, unless
-one of the two turns out to have been killed: what it said last may arrive after what its successor says, so only one
-that has heard the referee's answer counts.
+The referee is that of `tests.soak`: who is in has said so in a page of memory that all kernels share, and looks who
+else has. So it trusts no clock, it sees each hold, and none waits for an answer.
+
+Workers are forked by the agent: to start an interpreter takes a guest two seconds, and the agent holds no locks.
 """
 
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import random
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from ..soak.referee import DOOMED, HOLDS, INSIDE, OVERLAPS, Cells
+from . import worker
+from .guests import ADDRESSES, PAGE
+
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 SERVER = "10.9.0.1"
-AGENTS, REFEREE = 7000, 7001
+AGENTS = 7000
 PLACE = "/mnt/net"
 CLIENTS = 2
 
@@ -67,64 +74,15 @@ class Wire:
         return self.hear()
 
 
-class Referee:
-    """Counts holds, and pairs of holders that were in together. Both must have heard the referee's answer when they
-    left: the word of one that was killed may arrive after that of its successor."""
-
-    def __init__(self) -> None:
-        self._mutex = threading.Lock()
-        self._inside: dict[Wire, list[list[Wire]]] = {}
-        """Who is in, and its pairs: lists of those who have left alive."""
-        self._leaving: dict[Wire, list[list[Wire]]] = {}
-        """Who said that it leaves, and has not yet said that it heard the answer."""
-        self.holds = self.overlaps = self.killed_inside = 0
-        listener = socket.create_server(("", REFEREE), backlog=64)
-        threading.Thread(target=self._listen, args=(listener,), daemon=True).start()
-
-    def _listen(self, listener: socket.socket) -> None:
-        while True:
-            threading.Thread(target=self._serve, args=(Wire(listener.accept()[0]),), daemon=True).start()
-
-    def _serve(self, wire: Wire) -> None:
-        try:
-            while (word := wire.hear()) is not None:
-                with self._mutex:
-                    {"in": self._came_in, "out": self._leaves, "heard": self._left}[word](wire)
-                wire.say("noted")
-        except OSError:
-            pass
-        with self._mutex:
-            killed = self._inside.pop(wire, None) is not None
-            killed |= self._leaving.pop(wire, None) is not None
-            self.killed_inside += killed
-
-    def _came_in(self, wire: Wire) -> None:
-        self.holds += 1
-        mine: list[list[Wire]] = []
-        for others in self._inside.values():
-            pair: list[Wire] = []
-            others.append(pair)
-            mine.append(pair)
-        self._inside[wire] = mine
-
-    def _leaves(self, wire: Wire) -> None:
-        self._leaving[wire] = self._inside.pop(wire)
-
-    def _left(self, wire: Wire) -> None:
-        for pair in self._leaving.pop(wire):
-            pair.append(wire)
-            self.overlaps += len(pair) == 2
-
-    def take(self) -> dict[str, int]:
-        with self._mutex:
-            found = {"holds": self.holds, "overlaps": self.overlaps, "killed_inside": self.killed_inside}
-            self.holds = self.overlaps = self.killed_inside = 0
-            return found
+def cells_of(order: dict[str, Any]) -> Cells:
+    """The referee's page, for the workers of all clients."""
+    with open("/dev/mmapper", "r+b", buffering=0) as device:
+        page = mmap.mmap(device.fileno(), PAGE)
+    return Cells(CLIENTS * order["workers"], order["run"], order["files"], page=page)
 
 
 def serve(plan: dict[str, Any]) -> dict[str, Any]:
     """Run the plan; returns the results."""
-    referee = Referee()
     listener = socket.create_server(("", AGENTS))
     agents = [Wire(listener.accept()[0]) for _ in range(CLIENTS)]
     for agent in agents:
@@ -137,13 +95,35 @@ def serve(plan: dict[str, Any]) -> dict[str, Any]:
             found.append({"mount": mount, "failed": answers})
             continue
         for lock in plan["locks"]:
-            referee.take()
-            order = {"run": lock, "mount": mount, **{name: plan[name] for name in ("seconds", "workers", "kills")}}
-            done = _all(agents, order)
-            time.sleep(0.3)  # the killed ones' connections
-            found.append({"mount": mount, "lock": lock, **referee.take(), **_merged(done)})
+            order = {"run": lock, "mount": mount, **{name: plan[name] for name in LOAD}}
+            if lock == "none":
+                order["seconds"] = min(order["seconds"], CONTROL)
+            found.append({"mount": mount, "lock": lock, **_cell(agents, order)})
         _all(agents, {"umount": True})
     return {"kernel": os.uname().release, "cells": found}
+
+
+CONTROL = 10.0
+"""Seconds of the negative control, at most."""
+
+LOAD = ("seconds", "workers", "files", "kills", "seed")
+
+
+def _cell(agents: list[Wire], order: dict[str, Any]) -> dict[str, Any]:
+    """One lock on one mount: storm."""
+    cells = cells_of(order)
+    cells.clear()
+    for agent in agents:
+        agent.say(order)
+    began = time.monotonic()
+    while not cells.stopped and time.monotonic() < began + order["seconds"]:
+        time.sleep(0.05)
+    cells.stop()
+    lasted = time.monotonic() - began
+    done = [agent.hear() for agent in agents]
+    counted = {"holds": cells.sum(HOLDS), "overlaps": cells.sum(OVERLAPS)}
+    by_worker = [cells.at(worker, HOLDS) for worker in range(cells.workers)]
+    return {"lasted": round(lasted, 1), **counted, "by_worker": by_worker, **_merged(done)}
 
 
 def _all(agents: list[Wire], order: dict[str, Any]) -> list[Any]:
@@ -154,10 +134,11 @@ def _all(agents: list[Wire], order: dict[str, Any]) -> list[Any]:
 
 def _merged(done: list[dict[str, Any]]) -> dict[str, Any]:
     reports = [report for each in done for report in each["reports"]]
+    sums = {name: sum(each[name] for each in done) for name in ("kills", "killed_inside")}
     return {
-        "kills": sum(each["kills"] for each in done),
-        "by_client": [sum(report.get("holds", 0) for report in each["reports"]) for each in done],
-        "timeouts": sum(report.get("timeouts", 0) for report in reports),
+        **sums,
+        # Of the workers that were alive at the end: who was killed did not report.
+        **{name: sum(report.get(name, 0) for report in reports) for name in ("timeouts", "waited", "waited_of")},
         "chosen": sorted({report["chosen"] for report in reports if report.get("chosen")}),
         "refused": sorted({report["refused"] for report in reports if report.get("refused")}),
         "errors": sorted({report["error"] for report in reports if report.get("error")}),
@@ -169,48 +150,102 @@ def _merged(done: list[dict[str, Any]]) -> dict[str, Any]:
 
 class Agent:
     def __init__(self, role: str) -> None:
-        self._role = role
+        self._number = [name for name in ADDRESSES if name != "server"].index(role)
         self._wire = Wire.to(AGENTS)
         self._wire.say(role)
 
     def run(self) -> None:
         while (order := self._wire.hear()) is not None:
             if "run" in order:
-                self._wire.say(self._cell(order))
+                self._wire.say(Storm(order, self._number).run())
             elif "umount" in order:
                 self._wire.say(_command("umount", PLACE))
             else:
                 kind, what, options = MOUNTS[order["mount"]]
                 self._wire.say(_command("mount", "-t", kind, "-o", options, what, PLACE))
 
-    def _cell(self, order: dict[str, Any]) -> dict[str, Any]:
-        path = os.path.join(PLACE, f"{order['mount']}-{order['run']}.lock".replace(" ", "-"))
-        deadline = time.monotonic() + order["seconds"]
-        chance = random.Random(f"{self._role}{order}")
-        reports, kills = [], 0
 
-        def start() -> subprocess.Popen[str]:
-            words = [sys.executable, "-m", "tests.network.worker", order["run"], path, str(deadline - time.monotonic())]
-            return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+class Storm:
+    """The workers of one client, of which some are killed."""
 
-        running = [start() for _ in range(order["workers"])]
-        while order["kills"] and time.monotonic() < deadline - 1:
-            time.sleep(chance.uniform(0.5, 1.5) / order["kills"])
-            victim = chance.choice(running)
-            if victim.poll() is not None:
-                break  # it was refused
-            victim.send_signal(signal.SIGKILL)
-            victim.communicate()
-            kills += 1
-            running[running.index(victim)] = start()
-        for worker in running:
-            try:
-                said, _ = worker.communicate(timeout=order["seconds"] + 60)
-                reports.append(json.loads(said.splitlines()[-1]))
-            except (subprocess.TimeoutExpired, ValueError, IndexError) as error:
-                worker.kill()
-                reports.append({"error": f"a worker ended badly: {error!r}"})
-        return {"reports": reports, "kills": kills}
+    def __init__(self, order: dict[str, Any], client: int) -> None:
+        self._kind, self._kills, workers = order["run"], order["kills"], order["workers"]
+        self._cells = cells_of(order)
+        self._slots = range(client * workers, (client + 1) * workers)
+        self._dice = random.Random(f"{client} {order}")
+        name = f"{order['mount']}-{order['run']}".replace(" ", "-")
+        self._paths = [os.path.join(PLACE, f"{name}-{number}.lock") for number in range(order["files"])]
+        self._running: dict[int, int] = {}
+        self._reports: list[dict[str, Any]] = []
+        self._killed_inside = 0
+        worker.warm_up(self._kind)
+
+    def run(self) -> dict[str, Any]:
+        kills, dice = 0, self._dice
+        for slot in self._slots:
+            self._start(slot)
+        next_kill = time.monotonic() + dice.uniform(0.5, 1.5) / self._kills if self._kills else float("inf")
+        while not self._cells.stopped:
+            time.sleep(0.02)
+            for pid in self._running.values():
+                if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                    self._cells.stop()  # refused, or an error
+            if time.monotonic() >= next_kill and not self._cells.stopped:
+                next_kill = time.monotonic() + dice.uniform(0.5, 1.5) / self._kills
+                victim = self._whom()
+                self._cells.put(victim, DOOMED, 1)
+                os.kill(self._running[victim], signal.SIGKILL)
+                self._bury(victim)
+                self._start(victim)
+                kills += 1
+        deadline = time.monotonic() + 60
+        for slot, pid in list(self._running.items()):
+            while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                time.sleep(0.02)
+                if time.monotonic() > deadline:
+                    self._reports.append({"error": "a worker did not end in 60 s"})
+                    os.kill(pid, signal.SIGKILL)
+            self._bury(slot)
+        return {"reports": self._reports, "kills": kills, "killed_inside": self._killed_inside}
+
+    def _whom(self) -> int:
+        """Half of the time somebody who is in, if there is one soon."""
+        deadline = time.monotonic() + (0.2 if self._dice.random() < 0.5 else 0.0)
+        while time.monotonic() < deadline:
+            if inside := [slot for slot in self._slots if self._cells.at(slot, INSIDE)]:
+                return self._dice.choice(inside)
+            time.sleep(0.0003)
+        return self._dice.choice(self._slots)
+
+    def _start(self, slot: int) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        seed = self._dice.randrange(1 << 30)
+        self._running[slot] = os.fork() or self._work(slot, seed)
+
+    def _work(self, slot: int, seed: int) -> NoReturn:
+        try:
+            report = worker.work(self._cells, slot, self._kind, self._paths, seed)
+            _said_by(slot).write_text(json.dumps(report))
+            os._exit(0)
+        finally:
+            os._exit(1)
+
+    def _bury(self, slot: int) -> None:
+        """What a dead one says accuses nobody: see `tests.soak.storm`."""
+        _, status = os.waitpid(self._running.pop(slot), 0)
+        if status == signal.SIGKILL:
+            self._killed_inside += bool(self._cells.at(slot, INSIDE))
+        elif status == 0:
+            self._reports.append(json.loads(_said_by(slot).read_text()))
+        else:
+            self._reports.append({"error": f"a worker ended with {status}"})
+        self._cells.put(slot, INSIDE, 0)
+        self._cells.put(slot, DOOMED, 0)
+
+
+def _said_by(slot: int) -> Path:
+    return Path(f"/run/worker-{slot}.json")
 
 
 def _command(*words: str) -> str:

@@ -34,7 +34,7 @@ def guests() -> None:
 def test_two_hosts_take_turns_on_nfs_and_smb(guests: None) -> None:
     plan = {
         "mounts": ["NFSv3", "NFSv3 nolock", "NFSv4.2", "SMB 3.1.1", "SMB 3.1.1 nobrl"],
-        "locks": ["none", "auto"], "seconds": 3, "workers": 2, "kills": 1,
+        "locks": ["none", "auto"], "seconds": 3, "workers": 2, "files": 1, "kills": 1, "seed": 1,
     }  # fmt: skip
     results = run(plan, 300)
     print(results)

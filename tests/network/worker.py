@@ -1,11 +1,9 @@
-"""One contender in a guest: takes a lock again and again, and tells the referee; a line of JSON at the end."""
+"""One contender in a guest: takes one of the locks at random, again and again, and says when it is in."""
 
 from __future__ import annotations
 
-import json
 import os
 import random
-import sys
 import time
 import traceback
 from contextlib import contextmanager
@@ -14,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import interlock
 from interlock import Timeout, UnsupportedError
 
-from .inside import REFEREE, Wire
+from ..soak.referee import WRITE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
+
+    from ..soak.referee import Cells
 
     Held = Callable[[], AbstractContextManager[object]]
 
@@ -26,58 +26,66 @@ PATIENCE = 5.0
 TTL = 3.0
 
 
-def lock_of(kind: str, path: str) -> tuple[Held, str]:
-    """How to hold it for a block, and what was chosen."""
+def lock_of(kind: str, path: str) -> tuple[Held, Callable[[], str]]:
+    """How to hold it for a block, and what says what was chosen."""
     if kind == "none":  # the negative control
         from contextlib import nullcontext
 
-        return nullcontext, "nothing"
+        return nullcontext, lambda: "nothing"
     if kind == "filelock":
         import filelock
 
         theirs = filelock.FileLock(path)
-        return (lambda: theirs.acquire(timeout=PATIENCE)), "filelock"
+        return (lambda: theirs.acquire(timeout=PATIENCE)), lambda: "filelock"
     options: dict[str, Any] = {"primitive": kind}
     if kind == "marker":
         options["ttl"] = TTL
     ours = interlock.Lock(path, **options)
 
     @contextmanager
-    def held() -> Iterator[None]:
+    def held() -> Iterator[interlock.Hold]:
         hold = ours.acquire(PATIENCE)
         try:
-            yield
+            yield hold
         finally:
             hold.release()
 
-    return held, ours.inspect().engine
+    return held, lambda: ours.inspect().facts.get("primitive", "marker")
 
 
-def main() -> None:
-    kind, path, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
-    deadline = time.monotonic() + seconds
-    report: dict[str, Any] = {"holds": 0, "timeouts": 0}
-    referee = Wire.to(REFEREE)
+def warm_up(kind: str) -> None:
+    """Before the forks: what they need is imported."""
+    if kind == "filelock":
+        import filelock  # noqa: F401
+    elif kind != "none":
+        with interlock.Lock("/run/warm.lock", primitive="dual"):
+            pass
+
+
+def work(cells: Cells, me: int, kind: str, paths: Sequence[str], seed: int) -> dict[str, Any]:
+    """Until the referee stops it; returns its report."""
+    dice = random.Random(seed)
+    report: dict[str, Any] = {"timeouts": 0, "waited": 0, "waited_of": 0}
     try:
-        held, report["chosen"] = lock_of(kind, path)
-        while time.monotonic() < deadline:
+        locks = [lock_of(kind, path) for path in paths]
+        report["chosen"] = locks[0][1]() if me == 0 else ""
+        while not cells.stopped:
+            number = dice.randrange(len(locks))
             try:
-                with held():
-                    referee.ask("in")
-                    time.sleep(random.random() / 500)
-                    referee.ask("out")
-                    referee.ask("heard")
-                    report["holds"] += 1
+                with locks[number][0]() as hold:
+                    cells.enter(me, WRITE, number)
+                    time.sleep(dice.random() / 500)
+                    cells.leave(me)
             except (Timeout, TimeoutError):
                 report["timeouts"] += 1
-            time.sleep(random.random() / 1000)
+            else:
+                if isinstance(hold, interlock.Hold):
+                    report["waited_of"] += 1
+                    report["waited"] += hold.waited > 0
+            time.sleep(dice.random() / 1000)
     except UnsupportedError as error:
         report["refused"] = str(error)
     except Exception as error:  # noqa: BLE001 - it is what the cell shows
         place = traceback.extract_tb(error.__traceback__)[-1]
         report["error"] = f"{type(error).__name__}: {error} ({os.path.basename(place.filename)}, {place.line})"
-    print(json.dumps(report))
-
-
-if __name__ == "__main__":
-    main()
+    return report

@@ -7,11 +7,7 @@ Exits with 1 if something went wrong; the line with the seed is there then as we
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,13 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..ledger import Ledger
 from .locks import KINDS, OF_FILES
 from .storm import Outcome, storm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-LEDGER = Path(__file__).with_name("ledger.jsonl")
+LEDGER = Ledger(Path(__file__).with_name("ledger.jsonl"))
 LOCAL = "the default directory for temporary files"
 FILES = tuple(kind for kind in KINDS if kind not in ("none", "flock"))
 
@@ -77,30 +74,13 @@ def _place(on: str) -> Iterator[Sequence[str]]:
 
 
 def _write_down(outcome: Outcome, on: str, apart: bool) -> None:
-    line = {
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.release().partition('-')[0]}",
-        **({"on": on} if on else {}),
-        **({"apart": True} if apart else {}),
-        **outcome.as_dict(),
-    }
-    with LEDGER.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-
-
-def _commit() -> str:
-    command = ["git", "-C", os.fspath(LEDGER.parent), "rev-parse", "--short=12", "HEAD"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
+    LEDGER.append({**({"on": on} if on else {}), **({"apart": True} if apart else {}), **outcome.as_dict()})
 
 
 def sums() -> dict[str, dict[str, int]]:
     """What all storms of a kind have counted together."""
     found: dict[str, dict[str, int]] = {}
-    for line in LEDGER.read_text(encoding="utf-8").splitlines():
-        its = json.loads(line)
+    for its in LEDGER.lines():
         of_kind = found.setdefault(its["kind"], dict.fromkeys(("storms", *COUNTS), 0))
         of_kind["storms"] += 1
         for name in COUNTS:

@@ -1,4 +1,5 @@
-"""The page of memory that all processes of a storm share, and what they write there: see `storm`."""
+"""The page of memory that all processes of a storm share, and what they write there: see `storm`. Those of
+`tests.network` share it between their kernels."""
 
 from __future__ import annotations
 
@@ -26,9 +27,12 @@ _OF_WORKER = 6
 class Cells:
     """Each cell is written by one process at a time."""
 
-    def __init__(self, workers: int, kind: str, locks: int = 1, *, often: bool = False) -> None:
-        """`often`: there are few holds, so more of them last."""
-        self._at = memoryview(mmap.mmap(-1, 8 * (_HEAD + locks * _OF_LOCK + workers * _OF_WORKER))).cast("q")
+    def __init__(
+        self, workers: int, kind: str, locks: int = 1, *, often: bool = False, page: mmap.mmap | None = None
+    ) -> None:
+        """`often`: there are few holds, so more of them last. `page`: memory that is shared already."""
+        size = 8 * (_HEAD + locks * _OF_LOCK + workers * _OF_WORKER)
+        self._at = memoryview(mmap.mmap(-1, size) if page is None else page)[:size].cast("q")
         self.workers = workers
         self.locks = locks
         self._first = _HEAD + locks * _OF_LOCK
@@ -60,6 +64,11 @@ class Cells:
 
     def stop(self) -> None:
         self._at[_STOP] = 1
+
+    def clear(self) -> None:
+        """Nobody works."""
+        for number in range(len(self._at)):
+            self._at[number] = 0
 
     # ---- what a worker says
 

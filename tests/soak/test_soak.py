@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING
 
@@ -90,7 +89,7 @@ def test_one_more_than_the_permits_is_seen() -> None:
 
 
 def test_the_ledger_says_what_was_run() -> None:
-    lines = [json.loads(line) for line in LEDGER.read_text(encoding="utf-8").splitlines()]
+    lines = LEDGER.lines()
     assert lines
     for line in lines:
         assert line["kind"] in KINDS
