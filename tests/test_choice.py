@@ -12,7 +12,7 @@ import pytest
 if sys.platform != "linux":
     pytest.skip("places are told apart on Linux", allow_module_level=True)
 
-from interlock import Lock, UnsupportedError, inspect
+from interlock import Lock, Semaphore, UnsupportedError, inspect
 from interlock._fs import facts
 from interlock._fs.choice import choose
 from interlock._wait import mounts
@@ -313,6 +313,26 @@ def test_no_kind_of_kernel_lock_does(primitive: Any, tmp_path: Path) -> None:
         for mode in (RWLock(tmp_path / "a.lock").read, RWLock(tmp_path / "a.lock").write):
             with pytest.raises(UnsupportedError, match="locked by leases"), mode():
                 pass
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_no_permit_beside_a_lease(held: bool, tmp_path: Path) -> None:
+    hold = Lock(tmp_path / "a.lock", primitive="marker").acquire()
+    if not held:
+        hold.release()
+    for _ in range(2):
+        with pytest.raises(UnsupportedError, match="locked by leases"):
+            Semaphore(tmp_path / "a.lock", 2).acquire()
+    with pytest.raises(UnsupportedError, match="locked by leases"):
+        Semaphore(tmp_path / "a.lock", 2).try_acquire()
+    hold._let_go()
+
+
+def test_permits_of_a_file_with_content(tmp_path: Path) -> None:
+    (tmp_path / "a.lock").write_text("content")
+    with Semaphore(tmp_path / "a.lock", 1) as hold:
+        assert hold.slot == 0
+        assert Semaphore(tmp_path / "a.lock", 1).try_acquire() is None
 
 
 def test_a_file_with_content_can_be_locked(tmp_path: Path) -> None:

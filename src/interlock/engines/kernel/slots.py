@@ -76,7 +76,7 @@ class Slots(RangedEngine):
             status = ops.fstat(fd)
         except OSError:  # an error that the loop meets again and translates
             return False
-        if status[3] == 1 and status[0] >> 12 == 8:
+        if status[3] == 1 and status[0] >> 12 == 8 and not status[6]:  # else the loop looks closer
             claim.moves = True
             claim.since = ops.owned[fd] = now
             claim.moves = False
