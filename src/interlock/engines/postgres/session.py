@@ -92,6 +92,7 @@ class Session(Talking):
         self.news: list[str] = []
         """Channels on which a notification came."""
         self._names: dict[str, bytes] = {}
+        self._prepared = 0
         self._readable = reader(self.fd)
         self.direct = True
 
@@ -239,7 +240,8 @@ class Session(Talking):
     def _prepare(self, sql: str, params: tuple[int | str, ...]) -> bytes:
         name = self._names.get(sql)
         if name is None:
-            name = f"interlock_{len(self._names)}".encode()
+            self._prepared += 1  # never again, if its answer is lost: the server may have it
+            name = f"interlock_{self._prepared}".encode()
             self.torn = True
             try:
                 self.pgconn.send_prepare(name, sql.encode(), _types(params))
