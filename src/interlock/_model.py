@@ -209,6 +209,8 @@ class Claim:
     story: Story | None = None
     """What observers were told of it; see `_core.observe`."""
     mode: Mode = "write"
+    untold = False
+    """Of a claim on a server: the last downgrade may not have reached it. Then `mode` is the weaker one already."""
     permits = 0
     """Of a semaphore's claim: how many there are."""
     slot: int | None = None

@@ -123,7 +123,7 @@ class _Modes(_BaseHold):
         if MODES.index(to) > MODES.index(claim.mode):
             raise ValueError(f"{self.resource} is held for {claim.mode}: {to!r} would be an upgrade")
         was = claim.mode
-        if was != to:
+        if was != to or claim.untold:
             engine: Any = claim.line.engine
             when = monotonic()
             engine.downgrade(claim, to)

@@ -87,6 +87,7 @@ class RedisClaim(Claim):
     nap = 0.0
     upgrading = False
     step = 0  # how often another mode was asked for
+    wrote = 0  # which of them made it a writer
     repeated = False  # a copy of the call that won it may still come, by a connection that was given up
     trouble = 0.0  # on the clock: since when the server gives no answer
 
@@ -348,7 +349,10 @@ class RedisEngine(RemoteEngine):
         return found
 
     def _renewal(self, claim: RedisClaim) -> tuple[tuple[bytes, bytes], tuple[bytes, ...]]:
-        return self.core.keys(claim.line), (b"renew", claim.id, _ms(claim.ttl))
+        """Says what the hold is believed to be: a server that came back with an older state may take it for less."""
+        mode = b"w" if claim.mode == "write" else b""
+        slot = b"" if claim.slot is None else b"%d" % claim.slot
+        return self.core.keys(claim.line), (b"renew", claim.id, _ms(claim.ttl), mode, b"%d" % claim.wrote, slot)
 
     def _renewed(self, claim: RedisClaim, began: float, answer: int) -> str:
         if not answer:

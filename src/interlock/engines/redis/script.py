@@ -22,6 +22,9 @@ up. So an id that was undone when a copy may be under way stays in the list of t
 mode that is not newer than another that has come is ignored: else the copy of an old downgrade would let others in
 beside a writer.
 
+A server that came back may know what was true a while ago: an updater that has become a writer since, a waiter that has
+a slot by now. So a renewal says what its owner believes to hold, and is refused if that is more than is written here.
+
 Tokens are the server's time in microseconds, or one more than the last one if that is greater: so they rise also when
 the last one was forgotten (a failover, a restart without a file), as long as the clock does not go back.
 """
@@ -204,6 +207,8 @@ if op == 'acquire' then
   return tokened(e)
 elseif op == 'renew' then
   local e = find(s.h)
+  if e and ARGV[4] == 'w' and (e[2] == 'u' or e[2] == 'r') and (e[10] or 0) <= ARGV[5] + 0 then e = nil end
+  if e and ARGV[6] ~= '' and e[6] ~= ARGV[6] + 0 then e = nil end
   if e then
     e[4] = ARGV[3] + 0
     e[3] = now + e[4]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from ..._wait.keeping import now as clock
 from .engine import ReadClaim, RedisClaim, RedisCore, RedisEngine, UpdateClaim, nap
 from .promises import traits
+from .server import Young
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,10 +33,18 @@ class RedisModes(RedisEngine):
         return await io.work(self._upgrade, claim)
 
     def _upgrade(self, claim: RedisClaim) -> bool:
+        if claim.untold:
+            self.downgrade(claim, claim.mode)
         if not claim.upgrading:
             claim.step += 1
             claim.upgrading = True
-        answer, _ = self.core.server.call(self.core.keys(claim.line), b"upgrade", claim.id, b"%d" % claim.step)
+        try:
+            answer, _ = self.core.server.call(
+                self.core.keys(claim.line), b"upgrade", claim.id, b"%d" % claim.step, settled=True
+            )
+        except Young as young:  # whoever it has forgotten may still read
+            claim.nap = max(young.until - clock(), 0.0) + 0.01
+            return False
         if answer[0] < 0:
             claim.gone = claim.gone or "the server does not know of it any more"
             raise self._lost_error(claim)
@@ -44,6 +54,7 @@ class RedisModes(RedisEngine):
         if self.lost(claim):
             raise self._lost_error(claim)
         claim.upgrading = False
+        claim.wrote = claim.step
         claim.mode = "write"
         self._take(claim, answer)
         self._stop_waiting(claim)
@@ -57,8 +68,9 @@ class RedisModes(RedisEngine):
                 await io.work(self._change, claim, "update")
 
     def downgrade(self, claim: RedisClaim, mode: Mode) -> None:
+        claim.mode, claim.untold = mode, True  # if the answer is lost, others may be in already
         self._change(claim, mode)
-        claim.mode = mode
+        claim.untold = False
 
 
 class RedisPermits(RedisEngine):
