@@ -42,6 +42,8 @@ class Modes(Base):
         return await io.work(self._upgrade, claim)
 
     def _upgrade(self, claim: EtcdClaim) -> bool:
+        if claim.untold:
+            self._weaken(claim, claim.mode)
         queue = self._look(claim) if claim.marked else self._rewrite(claim, upgrading=True)
         claim.marked = True
         place = self._own(claim, queue)
@@ -66,12 +68,13 @@ class Modes(Base):
         self._weaken(claim, "update")
 
     def downgrade(self, claim: EtcdClaim, mode: Mode) -> None:
-        """To others it is weaker when the server has been told; should that fail, it is what it was."""
+        """To others it is weaker when the server has been told."""
         self._weaken(claim, mode)
 
     def _weaken(self, claim: EtcdClaim, mode: Mode) -> None:
+        claim.mode, claim.untold = mode, True  # if the answer is lost, others may be in already
         self._rewrite(claim, mode=mode, upgrading=False)
-        claim.mode, claim.marked, claim.awaits = mode, False, frozenset()
+        claim.marked, claim.awaits, claim.untold = False, frozenset(), False
 
     def _own(self, claim: EtcdClaim, queue: Queue) -> int:
         """The place of a claim that holds. Raises `LostError`."""

@@ -63,6 +63,8 @@ class ModeEngine(LockEngine):
         return [(update_key(name), False, False), (main, self._mode == "update", self._mode == "write")]
 
     async def upgrade(self, io: IO, claim: WriteClaim) -> bool:
+        if claim.untold:
+            await io.work(self.downgrade, claim, claim.mode)
         if not claim.upgrading:
             main = main_key(name_of(claim.line.key))
             claim.todo = [(main, False, True)]
@@ -111,7 +113,10 @@ class ModeEngine(LockEngine):
         session = claim.session
         if session is None or not session.enter():
             raise EngineError(f"{claim.line.resource}: its connection is in use")
+        claim.mode, claim.untold = mode, True  # if the answer is lost, others may be in already
         try:
+            if session.torn:
+                session.settle()
             if (main, True) not in session.held:
                 # Granted at once, also before those who wait: the session has more of it.
                 session.ask(self._sql[True, False, True], main)
@@ -120,6 +125,6 @@ class ModeEngine(LockEngine):
                 if gone and key in session.held:
                     del session.held[key]
                     session.ask(keys.unlock_sql(shared=False), key[0])
-            claim.mode = mode
+            claim.untold = False
         finally:
             session.leave()

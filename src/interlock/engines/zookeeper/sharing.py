@@ -40,6 +40,8 @@ class Modes(Base):
         return await io.work(self._upgrade, claim)
 
     def _upgrade(self, claim: ZooKeeperClaim) -> bool:
+        if claim.untold:
+            self.downgrade(claim, claim.mode)
         limit = monotonic() + PATIENCE
         while True:
             session = self._held(claim)
@@ -133,7 +135,7 @@ class Modes(Base):
             pass
 
     def downgrade(self, claim: ZooKeeperClaim, mode: Mode) -> None:
-        """To others it is weaker once the server has been told; should that fail, it is for them what it was."""
+        """To others it is weaker once the server has been told."""
         session, was = self._held(claim), claim.mode
         requests: list[Any] = []
         extra = [name for name in claim.extra if not name.startswith("as-w.")]
@@ -144,6 +146,7 @@ class Modes(Base):
         if claim.marker:
             requests.append(self.kazoo.Delete(f"{claim.parent}/as-w.{claim.guid}", -1))
             requests.append(self.kazoo.Delete(f"{claim.parent}/{claim.marker}", -1))
+        claim.mode, claim.untold = mode, True  # if the answer is lost, others may be in already
         limit = monotonic() + PATIENCE
         while True:
             try:
@@ -152,10 +155,10 @@ class Modes(Base):
                 break
             except Disconnected as error:
                 if monotonic() >= limit:
-                    raise session.unreachable(f"{error}; others see {claim.line.resource} held for {was}") from None
+                    raise session.unreachable(f"{error}; others may see {claim.line.resource} held for {was}") from None
             except SessionOver:
                 break
-        claim.mode, claim.marker, claim.extra = mode, "", tuple(extra)
+        claim.marker, claim.extra, claim.untold = "", tuple(extra), False
 
 
 class PermitClaim(ZooKeeperClaim):
