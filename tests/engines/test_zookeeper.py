@@ -736,3 +736,23 @@ def test_a_permit_comes_back_when_its_holder_is_killed(zookeeper_server: ZooKeep
         _until(lambda: inspect(target).waiters, "the wait")
         members[0].kill()
         assert waiting.result() == slots[0]
+
+
+@pytest.mark.parametrize("dropped", [True, False])
+def test_a_release_that_was_cut_off_gives_its_slot_back(
+    network: Proxy, zookeeper_server: ZooKeeper, name: str, dropped: bool
+) -> None:
+    """The session lives on, and has to remove the node of the slot too."""
+    hold = Semaphore(_through(network, name), 2).acquire()
+    assert hold.slot == 0
+    network.drop()
+    sent = network.requests
+    releasing = threading.Thread(target=hold._let_go, args=(dropped,))
+    releasing.start()
+    _until(lambda: network.requests > sent, "the request")
+    network.cut()  # it never arrives
+    network.heal()
+    releasing.join(30)
+    near = _near(zookeeper_server, name)
+    with Semaphore(near, 2).acquire(10) as first, Semaphore(near, 2).acquire(10) as second:
+        assert sorted([first.slot, second.slot]) == [0, 1]

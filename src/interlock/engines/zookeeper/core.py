@@ -305,13 +305,16 @@ class Base(RemoteEngine):
             if claim.unsure or claim.marks:
                 _, children = session.ask(self.kazoo.Sync(claim.parent), self.kazoo.GetChildren(claim.parent, None))
                 paths = [f"{claim.parent}/{name}" for name in _of(claim.guid, children)]
+                doubtful = [name for name in claim.extra if name.startswith("slot-")]  # may be the next one's by now
             else:
                 paths = self._nodes(claim)
-            if claim.trying:
-                (answer,) = session.ask(self.kazoo.GetData(f"{claim.parent}/{claim.trying}", None))
+                doubtful = []
+            for slot in (*doubtful, *filter(None, [claim.trying])):
+                (answer,) = session.ask(self.kazoo.GetData(f"{claim.parent}/{slot}", None))
                 if isinstance(answer, tuple) and answer[0] == claim.guid.encode():
-                    paths.insert(0, f"{claim.parent}/{claim.trying}")
+                    paths.insert(0, f"{claim.parent}/{slot}")
             if paths:
+                claim.unsure = True  # until it is answered: who is interrupted before must look what is left
                 session.ask(*(self.kazoo.Delete(path, -1) for path in paths))
         except Disconnected:
             claim.unsure = True
