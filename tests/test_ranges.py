@@ -128,6 +128,7 @@ def _released_at(path: Path, at: str, n: int, handler: bool, monkeypatch: pytest
     """False: the upgrade did not make so many calls."""
     ops = kernel.engine().ops
     reader, hold = RWLock(path).read(), RWLock(path).update()
+    claim: Any = hold._claim
     real = getattr(ops, at)
     releasing = threading.Thread(target=hold.release)
     upgrading = threading.current_thread()
@@ -158,6 +159,7 @@ def _released_at(path: Path, at: str, n: int, handler: bool, monkeypatch: pytest
     assert descriptors(path) == []
     with RWLock(path).write(20):
         pass
+    assert claim.instance is None
     return calls >= n
 
 

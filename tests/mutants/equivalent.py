@@ -26,6 +26,7 @@ class Equal(NamedTuple):
 
 _AT_ZERO = "SEEK_CUR for SEEK_SET: the offset of these descriptors is 0, since nothing reads, writes or seeks by it"
 _HOLDS = "an assertion about constants, which holds either way"
+_NOBODY_BEYOND = "says which bytes are permits; nobody has one beyond, since `semaphore` refuses more than so many"
 _NONE_BELOW = "what is known counts only if it is more than a number that is listed, which is 1 or more"
 
 EQUALS: dict[str, list[Equal]] = {
@@ -47,6 +48,8 @@ EQUALS: dict[str, list[Equal]] = {
         Equal("return _FLOCK.pack(kind, 0, start, length, 0)", "0  ->  1 (other)", _AT_ZERO),
     ],
     "engines/kernel/slots.py": [
+        Equal("MOST = 1 << 20", "1  ->  2 (other)", _NOBODY_BEYOND),
+        Equal("MOST = 1 << 20", "20  ->  21 (other)", _NOBODY_BEYOND),
         Equal("READ_WRITE_END = READ_WRITE + 2", "2  ->  3 (other)", "nobody has ever a lock on the byte more"),
     ],
     "engines/kernel/patience.py": [
