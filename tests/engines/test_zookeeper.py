@@ -756,3 +756,38 @@ def test_a_release_that_was_cut_off_gives_its_slot_back(
     near = _near(zookeeper_server, name)
     with Semaphore(near, 2).acquire(10) as first, Semaphore(near, 2).acquire(10) as second:
         assert sorted([first.slot, second.slot]) == [0, 1]
+
+
+@pytest.mark.parametrize("trouble", [None, Disconnected, KeyboardInterrupt])
+def test_an_upgrade_whose_hold_is_lost_meanwhile_leaves_no_mark(
+    zookeeper_server: ZooKeeper, name: str, raw: Any, monkeypatch: pytest.MonkeyPatch, trouble: Any
+) -> None:
+    """It waited for a connection while its nodes were removed, and then made one more, for as long as it lived."""
+    target = zookeeper_server.target(name)
+    hold = RWLock(target).update()
+    claim: Any = hold._claim
+    session = claim.session
+    await_up, ask = session.await_up, session.ask
+
+    def lose_it(until: float) -> None:
+        monkeypatch.setattr(session, "await_up", await_up)
+        monkeypatch.setattr(session, "gone", lambda _: "it stood still")
+        session._give_up(claim)
+        monkeypatch.undo()
+        _until(lambda: claim.session is None, "the removal of the entry")
+        if trouble is not None:
+            monkeypatch.setattr(session, "ask", fail)
+
+    def fail(*requests: Any, until: float | None = None) -> Any:
+        ask(*requests, until=until)
+        if not any(type(each).__name__ == "Create2" for each in requests):  # nor can it be taken away at once
+            monkeypatch.undo()
+            raise Disconnected("its answer")
+        raise trouble
+
+    monkeypatch.setattr(session, "await_up", lose_it)
+    with pytest.raises((LostError, KeyboardInterrupt)):
+        hold.upgrade(timeout=5)
+    _until(lambda: not _children(raw, key_path("", name)), "the end of the mark", 15.0)
+    Lock(target).acquire(timeout=10.0).release()
+    hold.release()

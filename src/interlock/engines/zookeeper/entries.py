@@ -70,6 +70,7 @@ class ZooKeeperClaim(Claim):
     unsure = False  # there may be an entry whose name we were not told
     marker = ""  # of an upgrade: the name of its node
     marks = False  # there may be nodes of an upgrade that we were not told of
+    marked_on: Session | None = None  # where an attempt to upgrade may have made them
     extra: tuple[str, ...] = ()  # further nodes of ours: a slot, what a downgrade left
     era = 0
     gone = ""

@@ -47,6 +47,7 @@ class Modes(Base):
             session = self._held(claim)
             try:
                 session.await_up(limit)
+                claim.marked_on = session
                 hindrance = self._mark(session, claim) or self._announce(session, claim)
             except Disconnected as error:
                 claim.marks = True  # which of the nodes are there is not known
@@ -123,16 +124,29 @@ class Modes(Base):
             await io.work(self._stay, claim)
 
     def _stay(self, claim: ZooKeeperClaim) -> None:
-        session, claim.parker = claim.session, None
+        session, claim.marked_on = claim.marked_on, None  # not `claim.session`: it may have been lost, and parted from
+        claim.parker = None
         claim.blocker = claim.watched = ""
-        if session is None or not (claim.marker or claim.marks):
+        if session is None:
             return
         try:
             self._unmark(session, claim)
         except Disconnected:
             claim.marks = True  # readers wait for longer than they must: until the next upgrade, or the release
+            if claim.gone or claim.given_up or claim.session is None:
+                self._clean_up(session, claim)
         except SessionOver:
             pass
+
+    def _clean_up(self, session: Session, claim: ZooKeeperClaim) -> None:
+        """Have removed what an upgrade made after the nodes of its hold, which was lost, had been removed."""
+        left = self.claim(claim.line, claim.owner, False)
+        left.guid, left.parent, left.session, left.unsure = claim.guid, claim.parent, session, True
+        parent = session.parents.get(claim.parent)
+        if parent is not None:
+            parent[0] += 1
+        session.claims[left] = None
+        session.leave_over([left])
 
     def downgrade(self, claim: ZooKeeperClaim, mode: Mode) -> None:
         """To others it is weaker once the server has been told."""
