@@ -12,7 +12,9 @@ miss most of them. What that costs shows in Jain's index over the processes and 
 at most as long as a round.
 
 The subjects take turns in short rounds and their samples are pooled. Contenders are forked from one small
-process and start together; the first tenth of each round is not counted.
+process. Each takes a few turns before the round: the first wait of a process loads what waiting needs (10 to 30 ms of
+CPU, which 32 processes at once would spend for most of a round). Then they start together; the first tenth of each
+round is not counted.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from .harness import FAILURES, Crew, Plan, clock, progress, why
 from .subjects import CONTENDERS, FLOCK, Subject, present
 
 if TYPE_CHECKING:
-    from .harness import Wire
+    from .harness import Child, Wire
 
 TITLE = "Handoff between processes"
 COLUMNS = (
@@ -54,6 +56,7 @@ class Cell(NamedTuple):
 
 
 THINK = 0.0005
+BEFORE = 3  # turns of each contender before a round
 FEW = 20  # fewer handoffs than this have no median worth telling
 FULL = (
     *(Cell(2, hold, THINK, 0.5) for hold in (0, 0.001)),
@@ -153,11 +156,11 @@ def _round(path: str, cell: Cell, subject: Subject) -> list[Tally]:
                 crew.fork(lambda wire, me=me: subject.run(_contend(path, cell, subject, board, me, wire)))  # type: ignore[misc]
                 for me in range(cell.contenders)
             ]
-            for child in crowd:
-                child.wire.hear()  # ready
+            _all_say(crowd, "there")
+            _let_go(crowd)
+            _all_say(crowd, "ready")
             board[_START] = clock() + 10_000_000
-            for child in crowd:
-                child.wire.say()
+            _let_go(crowd)
             tallies = [Tally(*child.wire.hear()) for child in crowd]
             for child in crowd:
                 crew.end(child)
@@ -166,10 +169,27 @@ def _round(path: str, cell: Cell, subject: Subject) -> list[Tally]:
             board.release()
 
 
+def _all_say(crowd: list[Child], word: str) -> None:
+    for child in crowd:
+        if child.wire.hear() != word:
+            raise AssertionError(f"a contender is not {word}")
+
+
+def _let_go(crowd: list[Child]) -> None:
+    for child in crowd:
+        child.wire.say()
+
+
 async def _contend(path: str, cell: Cell, subject: Subject, board: memoryview, me: int, wire: Wire) -> None:
     acquire, release = subject.make(path)
     waiting = board[_WAITING:]
     sleep = time.sleep
+    wire.say("there")
+    wire.hear()
+    for _ in range(BEFORE):
+        token = await acquire()
+        sleep(THINK)
+        await release(token)
     wire.say("ready")
     wire.hear()
     start = board[_START]
