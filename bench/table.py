@@ -132,7 +132,8 @@ def main() -> None:
     for name in options.files:
         with open(name, encoding="utf-8") as file:
             result = json.load(file)
-        results[result["bench"]] = result["runs"]
+        if "runs" in result:  # else it is no benchmark's: the tables of filesystems and networks
+            results[result["bench"]] = result["runs"]
     if options.summary:
         print(where(next(iter(results.values()))[0]["environment"]), summary(results), sep="\n\n")
         return

@@ -84,6 +84,8 @@ def main() -> None:
             began = time.monotonic()
             said = count(name, options.limit)
             print(f"{name}: {said} ({time.monotonic() - began:.0f} s)", flush=True)
+    if not any(COUNTED.glob("*/.coverage*")):
+        sys.exit(f"nothing is counted: there is no {COUNTED.name}/ of an earlier run")
     if options.missing is not None:
         missing(COUNTED, CONFIG, SOURCE, options.missing)
     else:

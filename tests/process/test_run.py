@@ -20,6 +20,7 @@ from ..support import need, need_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 if sys.platform == "win32":
     pytest.skip("signals, terminals and flock(1) are POSIX's", allow_module_level=True)
@@ -225,6 +226,29 @@ def test_the_command_inherits_what_it_would_inherit_alone(ignored: tuple[signal.
 
 
 # ---- the lock
+
+
+@linux
+@pytest.mark.parametrize("target", ["marker://{}#x", "{}/x.lock"])
+def test_a_lease_is_held_while_the_command_runs(
+    start: Callable[..., Process], tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its claim has a descriptor too, but none that the command could inherit the lock by."""
+    monkeypatch.setenv("INTERLOCK_PRIMITIVE", "marker")
+    target = target.format(tmp_path)
+    holder = start(*TOOL, "run", target, "--", "sh", "-c", "echo ready; read end; exit 7")
+    assert holder.line() == "ready"
+    lock = Lock(target)
+    assert lock.try_acquire() is None
+    assert [party.pid for party in lock.inspect().holders] == [holder.pid]
+    holder.say("")
+    assert holder.wait(60) == 7
+    with lock.acquire(timeout=0):
+        done = run(target, "--no-wait", "--", "true")
+    assert done.returncode == 1
+    assert run(target, "--", "sh", "-c", "ulimit -c 0; kill -9 $$").returncode == -9
+    with lock.acquire(timeout=0):
+        pass
 
 
 @linux

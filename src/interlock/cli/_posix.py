@@ -26,7 +26,7 @@ import shutil
 import signal
 import sys
 
-from ..engines.kernel import lend
+from ..engines.kernel import KernelClaim, lend
 from ._text import plain
 
 TYPE_CHECKING = False
@@ -52,7 +52,7 @@ _KEYBOARD = {signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGWINCH}
 def run_under(hold: Hold, command: Sequence[str]) -> int:
     """Run the command and release the hold. Returns the exit status, or dies of the command's signal."""
     mask = _take_signals()
-    loan = lend.Loan(hold) if hasattr(hold._claim, "fd") else _Lease(hold)
+    loan = lend.Loan(hold) if isinstance(hold._claim, KernelClaim) else _Lease(hold)
     try:
         status = _run(command, mask)
     finally:
@@ -61,7 +61,8 @@ def run_under(hold: Hold, command: Sequence[str]) -> int:
 
 
 class _Lease:
-    """A hold on a server, which no child can inherit. When it is lost, others may enter: then the command is to end."""
+    """A hold on a server, or a lease on files, which no child can inherit. When it is lost, others may enter: then the
+    command is to end."""
 
     def __init__(self, hold: Hold) -> None:
         self._hold = hold
