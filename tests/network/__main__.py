@@ -30,7 +30,11 @@ from .page import LEDGER, LOCKS, matrix, page, share, sums
 def run(plan: dict[str, Any], patience: float) -> dict[str, Any]:
     """Boot, run the plan, end. Raises `TimeoutError` after so many seconds."""
     with tempfile.TemporaryDirectory(prefix="uml-") as scratch, Guests(Path(scratch, "guests"), plan) as guests:
-        return guests.results(patience)
+        try:
+            return guests.results(patience)
+        except BaseException:
+            print(guests.logs(), file=sys.stderr)
+            raise
 
 
 def faults(results: dict[str, Any]) -> list[str]:

@@ -188,25 +188,37 @@ class Storm:
         while not self._cells.stopped:
             time.sleep(0.02)
             for pid in self._running.values():
-                if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                if _ended(pid):
                     self._cells.stop()  # refused, or an error
             if time.monotonic() >= next_kill and not self._cells.stopped:
                 next_kill = time.monotonic() + dice.uniform(0.5, 1.5) / self._kills
                 victim = self._whom()
                 self._cells.put(victim, DOOMED, 1)
                 os.kill(self._running[victim], signal.SIGKILL)
-                self._bury(victim)
-                self._start(victim)
-                kills += 1
+                if self._ends(victim, time.monotonic() + 60):
+                    self._bury(victim)
+                    self._start(victim)
+                    kills += 1
+                else:  # it stays doomed: what it holds accuses nobody
+                    self._cells.stop()
         deadline = time.monotonic() + 60
-        for slot, pid in list(self._running.items()):
-            while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-                time.sleep(0.02)
-                if time.monotonic() > deadline:
-                    self._reports.append({"error": "a worker did not end in 60 s"})
-                    os.kill(pid, signal.SIGKILL)
-            self._bury(slot)
+        for slot in list(self._running):
+            if self._ends(slot, deadline):
+                self._bury(slot)
         return {"reports": self._reports, "kills": kills, "killed_inside": self._killed_inside}
+
+    def _ends(self, slot: int, deadline: float) -> bool:
+        """Wait for it. One that does not end, because it stands in the kernel, is reported with where that is."""
+        pid = self._running[slot]
+        while not _ended(pid):
+            if time.monotonic() > deadline:
+                words = ["cat", f"/proc/{pid}/stat", f"/proc/{pid}/stack"]
+                where = subprocess.run(words, capture_output=True, text=True).stdout
+                self._reports.append({"error": f"a worker does not end: {where}"})
+                os.kill(self._running.pop(slot), signal.SIGKILL)
+                return False
+            time.sleep(0.02)
+        return True
 
     def _whom(self) -> int:
         """Half of the time somebody who is in, if there is one soon."""
@@ -242,6 +254,10 @@ class Storm:
             self._reports.append({"error": f"a worker ended with {status}"})
         self._cells.put(slot, INSIDE, 0)
         self._cells.put(slot, DOOMED, 0)
+
+
+def _ended(pid: int) -> bool:
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def _said_by(slot: int) -> Path:
