@@ -1,4 +1,5 @@
-"""Thousands of real signals, whose handler raises wherever they strike. A program: `python storm.py SECONDS SEED`.
+"""Thousands of real signals, whose handler raises wherever they strike. A program: `python storm.py SECONDS SEED`, and
+with `--careless`, where an acquire that was struck is not undone, the control: it must find what stays behind.
 
 The counter-check of the sweep, which knows by heart where CPython runs signal handlers: here the kernel chooses. An
 alarm is set a few microseconds ahead, then locks are taken and released in all ways until it comes; another process
@@ -8,6 +9,7 @@ object.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import gc
 import json
@@ -23,6 +25,7 @@ from typing import TYPE_CHECKING
 from sweep import descriptors, kernel_locks, lines, pooled  # type: ignore[import-not-found]
 
 from interlock import AsyncLock, Lock, RLock, Timeout
+from interlock import lock as shells
 from interlock._core import arbiter
 from interlock._wait import inotify
 
@@ -200,6 +203,17 @@ def storm(seconds: float, seed: int) -> dict[str, object]:
     return {"interruptions": sum(counts.values()), "ways": counts, "swallowed": swallowed, "failures": failures}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("seconds", type=float)
+    parser.add_argument("seed", type=int)
+    parser.add_argument("--careless", action="store_true", help="undo nothing: the control, which must fail")
+    options = parser.parse_args()
     warnings.simplefilter("ignore")  # dropping holds and coroutines is what this program does
-    print(json.dumps(storm(float(sys.argv[1]), int(sys.argv[2]))))
+    if options.careless:
+        vars(shells)["abandon"] = lambda claim: None
+    print(json.dumps(storm(options.seconds, options.seed)))
+
+
+if __name__ == "__main__":
+    main()

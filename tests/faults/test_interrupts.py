@@ -129,6 +129,12 @@ def test_a_storm_of_real_signals_leaves_nothing(seed: int) -> None:
     assert all(result["ways"].values())
 
 
+def test_a_storm_upon_a_careless_acquire_is_told() -> None:
+    """The control: what was struck is not undone."""
+    (result,) = run("storm.py", "1", "3", "--careless")
+    assert any("a claim keeps the turn" in failure for failure in result["failures"])
+
+
 def test_beside_filelock() -> None:
     """The same sweep, of both: it sees what filelock leaves behind, and nothing of ours."""
     need_module("filelock")
