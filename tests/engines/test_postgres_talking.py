@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from interlock import Lock, RWLock, Semaphore
+from interlock import Lock, LockError, RWLock, Semaphore
 from interlock._target import resolve
 
 from ..faults.sweep import Bomb
@@ -88,6 +88,28 @@ def interrupted(postgres_server: Postgres, kind: str, verb: str, step: int) -> i
 
     acquired(kind, target).release()
     return sweep(act, prepare, check, step)
+
+
+def test_a_connection_that_is_not_given_back_is_told(
+    postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: the bug that the sweep is there for, planted."""
+    target = postgres_server.target("talking lock acquire", "il_connections=8")
+    Lock(target).acquire().release()
+    engine: Any = resolve(target).engine
+    session = engine.pool.home()
+
+    def never_given_back() -> None:
+        """As if the interrupt had struck between two opcodes."""
+
+    monkeypatch.setattr(session, "leave", never_given_back)
+    try:
+        with pytest.raises((AssertionError, LockError)):
+            interrupted(postgres_server, "lock", "acquire", 5)
+    finally:
+        monkeypatch.undo()
+        session.leave()
+    Lock(target).acquire(timeout=60).release()
 
 
 def test_another_thread_need_not_wait_for_one_that_was_interrupted(
