@@ -132,7 +132,7 @@ def main() -> None:
     for name in options.files:
         with open(name, encoding="utf-8") as file:
             result = json.load(file)
-        if "runs" in result:  # else it is no benchmark's: the tables of filesystems and networks
+        if "runs" in result:  # else it is no benchmark's: the table of filesystems
             results[result["bench"]] = result["runs"]
     if options.summary:
         print(where(next(iter(results.values()))[0]["environment"]), summary(results), sep="\n\n")

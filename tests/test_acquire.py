@@ -57,6 +57,13 @@ class ScriptedStake:
             raise self.withdrawn
 
 
+class Suspends:
+    """To await it gives control away once."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield
+
+
 def go(stake: ScriptedStake, seconds: float) -> bool:
     io: Any = stake.io
     return run(acquire(io, stake, stake.io.time + seconds))
@@ -129,10 +136,6 @@ def test_a_withdrawal_that_may_not_be_awaited_is_closed_before_the_error_goes_on
     begun: list[Coroutine[Any, Any, None]] = []  # so it is not collected
     gave_up: list[bool] = []
 
-    class Suspends:
-        def __await__(self) -> Generator[None, None, None]:
-            yield
-
     async def withdraw() -> None:
         try:
             await Suspends()
@@ -174,10 +177,6 @@ def test_run_returns_and_raises_what_the_coroutine_does() -> None:
 
 def test_a_coroutine_that_suspends_is_a_bug_and_is_closed() -> None:
     closed: list[bool] = []
-
-    class Suspends:
-        def __await__(self) -> Generator[None, None, None]:
-            yield
 
     async def waits() -> None:
         try:

@@ -28,7 +28,9 @@ from .page import LEDGER, LOCKS, matrix, page, share, sums
 
 
 def run(plan: dict[str, Any], patience: float) -> dict[str, Any]:
-    """Boot, run the plan, end. Raises `TimeoutError` after so many seconds."""
+    """Boot, run the plan, end. Raises `TimeoutError` after so many seconds; the guests say shortly before where they
+    are, so that the error shows it."""
+    plan = {**plan, "patience": patience}
     with tempfile.TemporaryDirectory(prefix="uml-") as scratch, Guests(Path(scratch, "guests"), plan) as guests:
         try:
             return guests.results(patience)

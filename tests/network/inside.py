@@ -8,6 +8,7 @@ Workers are forked by the agent: to start an interpreter takes a guest two secon
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import mmap
 import os
@@ -90,15 +91,18 @@ def serve(plan: dict[str, Any]) -> dict[str, Any]:
     time.sleep(plan.get("grace", 12))  # NFSv4 gives no locks for 10 s after the server came up
     found = []
     for mount in plan["mounts"]:
+        print(f"{mount}: mount", flush=True)
         answers = _all(agents, {"mount": mount})
         if any(answers):
             found.append({"mount": mount, "failed": answers})
             continue
         for lock in plan["locks"]:
+            print(f"{mount}: {lock}", flush=True)
             order = {"run": lock, "mount": mount, **{name: plan[name] for name in LOAD}}
             if lock == "none":
                 order["seconds"] = min(order["seconds"], CONTROL)
             found.append({"mount": mount, "lock": lock, **_cell(agents, order)})
+        print(f"{mount}: umount", flush=True)
         _all(agents, {"umount": True})
     return {"kernel": os.uname().release, "cells": found}
 
@@ -274,8 +278,11 @@ def main() -> None:
     role = sys.argv[1]
     out = Path("/mnt/out")
     try:
+        plan = json.loads((out / "plan.json").read_text())
+        if "patience" in plan:
+            faulthandler.dump_traceback_later(max(plan["patience"] - 20, 1))
         if role == "server":
-            results = serve(json.loads((out / "plan.json").read_text()))
+            results = serve(plan)
             (out / "results.part").write_text(json.dumps(results))
             os.replace(out / "results.part", out / "results.json")
         else:
