@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import subprocess
 import sys
-from typing import Any
+import textwrap
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from interlock._wait import mounts
 from interlock._wait.mounts import LOCAL, fstype
+
+from .support import need, need_lockfs
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TABLE = r"""
 22 1 254:1 / / rw,relatime - ext4 /dev/vda rw
@@ -73,3 +81,178 @@ def test_the_real_table() -> None:
     if os.path.ismount("/dev/shm"):
         assert fstype("/dev/shm") == "tmpfs"
     assert fstype("/") != ""
+
+
+# ---- the table changes while we live
+
+REMOUNT = """
+import atexit, os, sys
+import interlock
+from interlock import UnsupportedError
+from interlock._wait import mounts
+from interlock.testing.lockfs import MODES, LockFS
+
+place = sys.argv[1]
+path = os.path.join(place, "x.lock")
+how = sys.argv[2]
+fs = LockFS(place + "-disk")
+atexit.register(fs.close)
+mounted = []
+
+def mount():  # of a type that no fact is known about
+    mounted.append(fs.mount(place, MODES["gpfs"]))
+
+def umount():
+    mounted.pop().unmount()
+
+def granted():
+    try:
+        with lock():
+            return True
+    except UnsupportedError:
+        return False
+
+def lock():
+    if how == "lease":
+        return interlock.Lock(path, primitive="marker", ttl=60)
+    if how == "rwlock":
+        return interlock.RWLock(path).write()
+    return interlock.Lock(path)
+"""
+
+
+def remounted(tmp_path: Path, program: str, how: str = "lock") -> None:
+    """Run it where it may mount what it likes, and nobody else sees it."""
+    need_lockfs()
+    place = tmp_path / "place"
+    script = REMOUNT + textwrap.dedent(program)
+    command = [need("unshare"), "--mount", sys.executable, "-c", script, str(place), how]
+    place.mkdir()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="the mount table of Linux")
+
+
+@on_linux
+@pytest.mark.parametrize("how", ["lock", "rwlock"])
+def test_what_is_mounted_over_a_directory_that_was_used_is_seen(tmp_path: Path, how: str) -> None:
+    program = """
+    assert granted()
+    mount()
+    assert not granted()
+    umount()
+    assert granted()
+    """
+    remounted(tmp_path, program, how)
+
+
+@on_linux
+def test_a_log_of_leases_made_on_a_local_filesystem_is_not_believed_on_another(tmp_path: Path) -> None:
+    program = """
+    from interlock.engines.marker import lease
+    assert granted()
+    engine = lease.engine(60)
+    assert engine.log(path).trusted
+    mount()
+    assert not engine.log(path).trusted
+    umount()
+    assert engine.log(path).trusted and granted()
+    """
+    remounted(tmp_path, program, "lease")
+
+
+@on_linux
+@pytest.mark.parametrize("between", ["closed()", "taken()", "child()"])
+def test_the_watch_of_the_mount_table_survives_what_programs_do(tmp_path: Path, between: str) -> None:
+    program = f"""
+    def watching():
+        return next(fd for fd in range(100) if os.path.exists(f"/proc/self/fd/{{fd}}")
+                    and os.readlink(f"/proc/self/fd/{{fd}}").endswith("mountinfo"))
+
+    def closed():
+        os.close(watching())
+
+    def taken():
+        os.dup2(os.open(os.devnull, os.O_RDONLY), watching())
+
+    def child():  # who has our descriptor, and must not take our news
+        if not os.fork():
+            granted()
+            mount()
+            os._exit(granted())
+        assert os.wait()[1] == 0
+
+    assert granted()
+    before = mounts.changes()
+    assert before == mounts.changes()
+    {between}
+    if not mounted:
+        mount()
+    assert not granted()
+    assert before < mounts.changes() == mounts.changes()
+    """
+    remounted(tmp_path, program)
+
+
+@on_linux
+def test_without_a_descriptor_left_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(number: int) -> Any:
+        def opens(*_: Any) -> int:
+            raise OSError(number, os.strerror(number))
+
+        return opens
+
+    mounts._forget()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse(errno.EMFILE))
+        assert len({mounts.changes() for _ in range(3)}) == 3
+    assert len({mounts.changes() for _ in range(3)}) == 1
+    mounts._forget()
+    monkeypatch.setattr(mounts, "_blind", False)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse(errno.ENOENT))
+        assert len({mounts.changes() for _ in range(3)}) == 1
+
+
+@on_linux
+def test_news_that_came_as_a_signal_did_are_not_lost(tmp_path: Path) -> None:
+    """Ctrl-C at each instruction of the look."""
+    program = """
+    class Stop(BaseException):
+        pass
+
+    def stopped_at(number):
+        counted = 0
+        def trace(frame, event, _):
+            nonlocal counted
+            if frame.f_code.co_filename != mounts.__file__:
+                return None
+            frame.f_trace_opcodes = True
+            if event == "opcode":
+                counted += 1
+                if counted == number:
+                    raise Stop
+            return trace
+        sys.settrace(trace)
+        try:
+            mounts.is_local(place)
+        except Stop:
+            return True
+        finally:
+            sys.settrace(None)
+        return False
+
+    local, number = True, 1
+    assert mounts.is_local(place)
+    while True:
+        (mount if local else umount)()
+        local = not local
+        if not stopped_at(number):
+            break
+        assert mounts.is_local(place) is local, number
+        number += 1
+    assert number > 20, number
+    """
+    remounted(tmp_path, program)

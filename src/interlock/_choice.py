@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 from ._errors import UnsupportedError
 from ._fs import settings
 from ._fs.choice import Choice, choose
+from ._wait import mounts
 from .engines.kernel import chosen
 
 TYPE_CHECKING = False
@@ -15,20 +17,21 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("interlock")
 
-_chosen: dict[tuple[str, str], Choice] = {}
+_chosen: dict[tuple[str, str], tuple[int, Choice]] = {}
 _said: set[str] = set()
 
 
 def choice_for(directory: str, primitive: str = "auto") -> Choice:
-    """The choice for lock files in `directory` (canonical); kept, so that it cannot change under a process's feet."""
+    """The choice for lock files in `directory` (canonical). It is kept while nothing is mounted or unmounted."""
     if primitive not in settings.WORDS:
         raise ValueError(f"primitive {primitive!r} is not one of {', '.join(map(repr, settings.WORDS))}")
     where = directory, primitive
+    now = mounts.changes() if sys.platform == "linux" else 0
     found = _chosen.get(where)
-    if found is None:
-        found = _chosen.setdefault(where, choose(directory, primitive))
-        say(found)
-    return found
+    if found is None or found[0] != now:
+        found = _chosen[where] = now, choose(directory, primitive)
+        say(found[1])
+    return found[1]
 
 
 def say(choice: Choice) -> None:

@@ -17,7 +17,7 @@ from .._errors import LockError, UnsupportedError
 from .._identity import me
 from .._io.blocking import io as blocking_io
 from .._target import is_plain
-from .._wait.mounts import LOCAL, fstype
+from .._wait.mounts import is_local
 from ..engines import kernel
 from . import options
 from .api import BaseFileLock
@@ -388,16 +388,9 @@ else:
         _release = _elsewhere
 
 
-_flocking: dict[str, bool] = {}
-
-
 def _has_flock(path: str) -> bool:
     """Is the filesystem of a type that always has flock(2)?"""
-    directory = os.path.dirname(path)
-    known = _flocking.get(directory)
-    if known is None:
-        known = _flocking[directory] = sys.platform != "linux" or fstype(directory) in LOCAL
-    return known
+    return sys.platform != "linux" or is_local(os.path.dirname(path))
 
 
 def _is_read_only(path: str) -> bool:
@@ -445,6 +438,6 @@ def _try_descriptor(ops: Any, fd: int) -> bool:
 def _is_local(fd: int) -> bool:
     """Is the kernel's queue of waiters the whole queue? Then blocking in it is the best wait there is."""
     try:
-        return fstype(os.path.dirname(os.readlink(f"/proc/self/fd/{fd}"))) in LOCAL
+        return is_local(os.path.dirname(os.readlink(f"/proc/self/fd/{fd}")))
     except OSError:
         return False

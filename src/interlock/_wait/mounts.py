@@ -1,12 +1,21 @@
-"""Which filesystem a path is on, from the kernel's mount table. Linux only; elsewhere nothing is known."""
+"""Which filesystem a path is on, from the kernel's mount table. Linux only; elsewhere nothing is known.
+
+What was read is kept until the table changes. poll(2) on /proc/self/mountinfo tells of that, once for each time that
+the file was opened (proc(5)), so one descriptor stays open for the life of the process. A device number is no sign:
+the one of a filesystem that was unmounted is given to the next one that is mounted.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
+
+from .._core import fork
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
 
 LOCAL = frozenset(
     "ext2 ext3 ext4 xfs btrfs tmpfs ramfs overlay f2fs zfs bcachefs jfs nilfs2 reiserfs vfat exfat ntfs3 hfsplus udf"
@@ -73,22 +82,127 @@ def mount_of(path: str) -> Mount | None:
     return found
 
 
-_local: dict[str, bool] = {}
+_local: dict[str, tuple[int, bool]] = {}
 
 
 def is_local(directory: str) -> bool:
-    """Is `directory` (canonical) on a filesystem of `LOCAL`? The answer is kept: who asks is on a hot path."""
+    """Is `directory` (canonical) on a filesystem of `LOCAL`? The answer is kept while nothing is mounted or unmounted:
+    who asks is on a hot path."""
+    now = changes()
+    known = _local.get(directory)
+    if known is None or known[0] != now:
+        known = _local[directory] = now, fstype(directory) in LOCAL
+    return known[1]
+
+
+def changes() -> int:
+    """A number that is another one when the mount table has changed since. What is kept about a place is kept with the
+    number from before the table was read."""
+    watch = _watch or _begin_watch()
     try:
-        return _local[directory]
-    except KeyError:
-        known = _local[directory] = fstype(directory) in LOCAL
-        return known
+        intact = watch is None or watch.same()
+    except (OSError, IndexError):
+        intact = False
+    if not intact:  # the program has closed all descriptors, or this one
+        _forget()
+        return changes()
+    if watch is not None:
+        # In C from the system call to the list: no signal handler runs in between and loses the news.
+        _news.extend(filter(None, map(watch.poll, (0,))))
+    if len(_news) != _heeded:
+        _heed()
+    return len(_news)
+
+
+def until_change(kept: dict[Any, Any]) -> None:
+    """Empty it whenever `changes` finds that there were some."""
+    _kept.append(kept)
+
+
+def _heed() -> None:
+    global _heeded
+    now = len(_news)
+    for kept in _kept:
+        kept.clear()
+    _heeded = now
+
+
+_kept: list[dict[Any, Any]] = []
+_news: list[object] = []
+"""An item for each change."""
+_heeded = 0
+
+
+class _Watch:
+    """The open mount table, and what tells whether the descriptor is still on it."""
+
+    def __init__(self) -> None:
+        import select
+
+        self._is: tuple[int, int] | None = None
+        self._fds: list[int] = []
+        # In C from the system call to the list, as above.
+        self._fds.extend(map(os.open, (_TABLE,), (os.O_RDONLY | os.O_CLOEXEC,)))
+        found = os.fstat(self._fds[0])
+        self._is = found.st_dev, found.st_ino
+        poller = select.poll()
+        poller.register(self._fds[0], select.POLLPRI)
+        self.poll: Callable[[int], list[tuple[int, int]]] = poller.poll
+
+    def same(self) -> bool:
+        found = os.fstat(self._fds[0])
+        return (found.st_dev, found.st_ino) == self._is
+
+    def close(self) -> None:
+        """Unless the descriptor is another file's by now. Idempotent."""
+        try:
+            if self._is is None or self.same():
+                os.close(self._fds[0])
+        except (OSError, IndexError):  # closed by others, or never opened
+            pass
+        self._fds.clear()  # the next watch may get the same number
+
+    __del__ = close
+
+
+_TABLE = "/proc/self/mountinfo"
+_watch: _Watch | None = None
+_blind = False
+_registered = False
+
+
+def _begin_watch() -> _Watch | None:
+    """None where there is no table to watch: without /proc."""
+    global _watch, _blind, _registered
+    if _blind:
+        return None
+    if not _registered:
+        _registered = True
+        fork.in_child(_forget)
+    _news.append("what happened before is not known")
+    try:
+        made = _Watch()
+    except OSError as error:
+        # Without a descriptor left nothing is kept until there is one.
+        _blind = error.errno not in (errno.EMFILE, errno.ENFILE)
+        return None
+    if _watch is None:
+        _watch = made
+    return _watch
+
+
+def _forget() -> None:
+    """Also in a forked child: what it was told would be kept from its parent."""
+    global _watch
+    watch, _watch = _watch, None
+    if watch is not None:
+        watch.close()
 
 
 def _lines() -> Iterator[tuple[list[str], str]]:
     """The fields before the " - " of each line, at least six, and what is after it."""
     try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        with open(_TABLE, encoding="utf-8", errors="surrogateescape") as file:
             lines = file.readlines()
     except OSError:
         return

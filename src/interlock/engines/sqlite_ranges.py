@@ -153,7 +153,6 @@ class RangesEngine:
     def __init__(self, ops: Ops, events: Events | None) -> None:
         self.ops = ops
         self._events = events
-        self._trusted: dict[str, bool] = {}
         self._live: set[RangeClaim] = set()
         self.traits = Traits(
             name="sqlite ranges",
@@ -298,14 +297,7 @@ class RangesEngine:
     # ---- waiting
 
     def _trusts(self, path: str) -> bool:
-        if self._events is None:
-            return False
-        directory = dirname(path)
-        try:
-            return self._trusted[directory]
-        except KeyError:
-            trusted = self._trusted[directory] = self._events.trusts(directory)
-            return trusted
+        return self._events is not None and self._events.trusts(dirname(path))
 
     async def try_acquire(self, io: IO, claim: RangeClaim, deadline: float) -> bool:
         if not await io.call(self.attempt, claim):

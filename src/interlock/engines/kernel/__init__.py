@@ -597,6 +597,10 @@ def engine() -> KernelEngine:
 
             events = _platform_events()
         _engines.setdefault("kernel", KernelEngine(Ops(), events))  # one step: threads may come here together
+        if sys.platform == "linux":
+            from ..._wait import mounts
+
+            mounts.until_change(_engines["kernel"]._trusted)
     return _engines["kernel"]
 
 

@@ -85,7 +85,6 @@ class MarkerEngine:
     def __init__(self, ops: Ops, events: Events | None) -> None:
         self.ops = ops
         self._events = events
-        self._trusted: dict[str, bool] = {}
         self._seen: dict[str, tuple[object, float]] = {}
         self._live: set[MarkerClaim] = set()
         self._waiting: WeakKeyDictionary[Line, deque[MarkerClaim]] = WeakKeyDictionary()
@@ -315,14 +314,7 @@ class MarkerEngine:
     # ---- waiting
 
     def trusts(self, path: str) -> bool:
-        if self._events is None:
-            return False
-        directory = dirname(path)
-        try:
-            return self._trusted[directory]
-        except KeyError:
-            trusted = self._trusted[directory] = self._events.trusts(directory)
-            return trusted
+        return self._events is not None and self._events.trusts(dirname(path))
 
     def _sees_all_writers(self, path: str) -> bool:
         """Is there one inode for a file here, whoever opens it? An overlay has one of its own above the real one."""

@@ -120,8 +120,8 @@ class LeaseEngine:
 
     def log(self, path: str) -> Log:
         log = self._logs.get(path)
-        if log is None:
-            trusted = self._events is not None and self._events.trusts(dirname(path))
+        trusted = self._events is not None and self._events.trusts(dirname(path))
+        if log is None or log.trusted != trusted:
             log = self._logs[path] = Log(self.ops, path, trusted)
         return log
 
