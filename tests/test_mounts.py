@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -256,3 +257,28 @@ def test_news_that_came_as_a_signal_did_are_not_lost(tmp_path: Path) -> None:
     assert number > 20, number
     """
     remounted(tmp_path, program)
+
+
+@on_linux
+def test_threads_look_at_once() -> None:
+    """A poll object of CPython is one thread's at a time."""
+    errors: list[Exception] = []
+
+    def look() -> None:
+        try:
+            for _ in range(2000):
+                mounts.changes()
+        except Exception as error:  # noqa: BLE001
+            errors.append(error)
+
+    threads = [threading.Thread(target=look) for _ in range(4)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert errors == []

@@ -378,7 +378,7 @@ def test_exec_lets_go(path: str) -> None:
         os.waitpid(pid, 0)
 
 
-LOADS = ["interlock._io.blocking", "select", "ctypes", "ctypes._endian"]
+LOADS = ["interlock._io.blocking", "ctypes", "ctypes._endian"]
 
 
 @pytest.mark.parametrize("name", LOADS)

@@ -108,7 +108,7 @@ def changes() -> int:
         return changes()
     if watch is not None:
         # In C from the system call to the list: no signal handler runs in between and loses the news.
-        _news.extend(filter(None, map(watch.poll, (0,))))
+        _news.extend(filter(None, map(watch.look(), (0,))))
     if len(_news) != _heeded:
         _heed()
     return len(_news)
@@ -145,9 +145,13 @@ class _Watch:
         self._fds.extend(map(os.open, (_TABLE,), (os.O_RDONLY | os.O_CLOEXEC,)))
         found = os.fstat(self._fds[0])
         self._is = found.st_dev, found.st_ino
-        poller = select.poll()
-        poller.register(self._fds[0], select.POLLPRI)
-        self.poll: Callable[[int], list[tuple[int, int]]] = poller.poll
+        self._poll, self._what = select.poll, select.POLLPRI
+
+    def look(self) -> Callable[[int], list[tuple[int, int]]]:
+        """What to call with 0 to hear of news. One for each caller: two threads cannot use one object of these."""
+        poller = self._poll()
+        poller.register(self._fds[0], self._what)
+        return poller.poll
 
     def same(self) -> bool:
         found = os.fstat(self._fds[0])
