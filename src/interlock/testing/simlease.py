@@ -23,7 +23,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from .._core.acquire import run
-from ..engines.marker import lease, lease_log
+from ..engines.marker import lease
 from ..engines.marker import lease_records as records
 from ..engines.marker.lease import LeaseClaim, LeaseEngine
 from ..engines.marker.lease_ops import LeaseOps, NoLinks
@@ -361,10 +361,8 @@ class SimLeaseEngine(LeaseEngine):
         super().__init__(ops, None, TTL, NoFence())
         self._trusting = trusted
 
-    def log(self, path: str) -> lease_log.Log:
-        log = super().log(path)
-        log.trusted = self._trusting
-        return log
+    def _trusts(self, path: str) -> bool:
+        return self._trusting
 
     def _nap(self, claim: LeaseClaim) -> float:
         return 100 * TTL

@@ -118,9 +118,12 @@ class LeaseEngine:
         claim.owner = owner
         return claim
 
+    def _trusts(self, path: str) -> bool:
+        return self._events is not None and self._events.trusts(dirname(path))
+
     def log(self, path: str) -> Log:
         log = self._logs.get(path)
-        trusted = self._events is not None and self._events.trusts(dirname(path))
+        trusted = self._trusts(path)
         if log is None or log.trusted != trusted:
             log = self._logs[path] = Log(self.ops, path, trusted)
         return log
