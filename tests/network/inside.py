@@ -107,6 +107,9 @@ def serve(plan: dict[str, Any]) -> dict[str, Any]:
     return {"kernel": os.uname().release, "cells": found}
 
 
+ENDS = 30.0
+"""Seconds in which a worker ends that was told to, or killed; one that waits for a lock gives up in PATIENCE."""
+
 CONTROL = 10.0
 """Seconds of the negative control, at most."""
 
@@ -199,13 +202,13 @@ class Storm:
                 victim = self._whom()
                 self._cells.put(victim, DOOMED, 1)
                 os.kill(self._running[victim], signal.SIGKILL)
-                if self._ends(victim, time.monotonic() + 60):
+                if self._ends(victim, time.monotonic() + ENDS):
                     self._bury(victim)
                     self._start(victim)
                     kills += 1
                 else:  # it stays doomed: what it holds accuses nobody
                     self._cells.stop()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + ENDS
         for slot in list(self._running):
             if self._ends(slot, deadline):
                 self._bury(slot)

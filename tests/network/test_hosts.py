@@ -12,10 +12,13 @@ from .__main__ import faults, run
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(sys.platform != "linux", reason="guests are user-mode Linux"),
 ]
 
+
+PATIENCE = 240.0
+"""Seconds; usually it takes 45."""
 
 REFUSED = ("NFSv3 nolock", "SMB 3.1.1 nobrl")
 
@@ -36,7 +39,10 @@ def test_two_hosts_take_turns_on_nfs_and_smb(guests: None) -> None:
         "mounts": ["NFSv3", "NFSv3 nolock", "NFSv4.2", "SMB 3.1.1", "SMB 3.1.1 nobrl"],
         "locks": ["none", "auto"], "seconds": 3, "workers": 2, "files": 1, "kills": 1, "seed": 1,
     }  # fmt: skip
-    results = run(plan, 300)
+    try:
+        results = run(plan, PATIENCE)
+    except TimeoutError:  # a kernel or a mount that hung at boot: what locks do is bounded in time, and reported
+        results = run(plan, PATIENCE)
     print(results)
     assert faults(results) == []
     for cell in results["cells"]:
