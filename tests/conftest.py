@@ -33,8 +33,9 @@ for name in ("SIGHUP", "SIGQUIT"):
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The simulator's tests come first, whatever the shuffle says. They replace the tables of this process by simulated
-    ones, and nothing of another test may be alive then: a keeper of leases, a coroutine that is collected."""
-    items.sort(key=lambda item: "sim" not in item.path.parts)
+    ones, and nothing of another test may be alive then: a keeper of leases, a coroutine that is collected. Those with
+    guests follow: they last minutes, in which another process (`-n 2`) does the rest."""
+    items.sort(key=lambda item: ("sim" not in item.path.parts, "network" not in item.path.parts))
 
 
 @pytest.fixture
