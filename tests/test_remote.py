@@ -316,3 +316,17 @@ def test_a_job_that_fails_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     its.submit(lambda: 1 / 0)
     its.settle(20)
     assert "in the background failed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("scheme", "package", "extra"),
+    [("redis", "redis", "redis"), ("postgresql", "psycopg", "postgres"), ("zookeeper", "kazoo", "zookeeper")],
+)
+def test_a_client_that_is_missing_is_named_with_the_lock(
+    scheme: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    url = f"{scheme}://nobody-of-{scheme}/"
+    with pytest.raises(UnsupportedError) as caught:
+        interlock.Lock(url + "#a")
+    assert str(caught.value) == f"{url} needs the package {package}: pip install 'interlock[{extra}]'"

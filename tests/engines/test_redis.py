@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 
-from interlock import EngineError, Lock, LostError, ProtocolError, RWLock, Semaphore, Timeout, UnsupportedError, inspect
+from interlock import EngineError, Lock, LostError, ProtocolError, RWLock, Semaphore, Timeout, inspect
 from interlock._target import resolve
 from interlock._wait.workers import workers
 
@@ -363,12 +363,6 @@ def test_tls_is_verified_unless_told_otherwise(certificates: str) -> None:
 def test_urls_that_make_no_sense(url: str) -> None:
     with pytest.raises(ValueError, match="redis"):
         Lock(url)
-
-
-def test_without_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "redis", None)
-    with pytest.raises(UnsupportedError, match=r"interlock\[redis\]"):
-        Lock(f"redis://nobody-{time.monotonic_ns()}#a")
 
 
 # ---- Valkey, Sentinel, Cluster

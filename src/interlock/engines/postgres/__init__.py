@@ -38,9 +38,8 @@ def open_engine(address: Address, ttl: float | None) -> LockEngine:
     try:
         import psycopg  # noqa: F401
     except ImportError:
-        raise UnsupportedError(
-            f"{address.public}: locks on PostgreSQL need psycopg 3: install interlock[postgres]"
-        ) from None
+        needs = "needs the package psycopg: pip install 'interlock[postgres]'"
+        raise UnsupportedError(f"{address.public} {needs}") from None
     from .engine import LockEngine
     from .pool import Pool
 

@@ -8,7 +8,7 @@ import socket
 import sys
 from dataclasses import dataclass
 
-from ..._errors import EngineError, UnsupportedError
+from ..._errors import EngineError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,12 +78,8 @@ def read(address: Address, ttl: float | None) -> Settings:
 def conninfos(settings: Settings) -> list[bytes]:
     """A connection string for each address of each host, in order. Looks names up, which may take as long as the
     resolver likes, but without the interpreter's lock, unlike libpq."""
-    try:
-        from psycopg.conninfo import make_conninfo
-    except ImportError:
-        raise UnsupportedError(
-            f"{settings.where}: locks on PostgreSQL need psycopg 3: install interlock[postgres]"
-        ) from None
+    from psycopg.conninfo import make_conninfo
+
     address = settings.address
     common: dict[str, Any] = dict(address.query)
     if address.username is not None:

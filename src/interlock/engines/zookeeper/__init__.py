@@ -5,6 +5,9 @@ may be believed; `ensemble` keeps one for each URL; `sharing` adds read-write lo
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
+from ..._errors import UnsupportedError
 from .core import Base
 from .ensemble import Ensemble
 from .server import Server
@@ -52,7 +55,7 @@ def open_engine(address: Address, ttl: float | None) -> ZooKeeperEngine:
     `ttl` (seconds, 10 where left out): the timeout of the session that is asked for; the server puts it between two and
     twenty of its ticks.
 
-    Raises `ValueError` for a URL that makes no sense to it.
+    Raises `ValueError` for a URL that makes no sense to it, and `UnsupportedError` where kazoo is missing.
     """
     if not address.hosts:
         raise ValueError(f"{address.public} names no server: write zookeeper://host:2181#name")
@@ -68,4 +71,6 @@ def open_engine(address: Address, ttl: float | None) -> ZooKeeperEngine:
         raise ValueError(f"{address.public}: il_cert and il_key go together")
     if ttl is not None and not 0.1 <= ttl <= 86400:
         raise ValueError(f"{address.public}: a ttl of {ttl:g} s is not between 0.1 and 86400")
+    if find_spec("kazoo") is None:  # to import it takes a while, so that is left to the first lock
+        raise UnsupportedError(f"{address.public} needs the package kazoo: pip install 'interlock[zookeeper]'")
     return ZooKeeperEngine(Ensemble(Server(address, ttl)))

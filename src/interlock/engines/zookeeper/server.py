@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 
-from ..._errors import EngineError, UnsupportedError
+from ..._errors import EngineError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,14 +44,12 @@ class Kazoo:
     """The names of kazoo that are used here."""
 
     def __init__(self) -> None:
-        try:
-            from kazoo import client, exceptions, security
-            from kazoo.handlers.threading import KazooTimeoutError
-            from kazoo.protocol import connection, states
+        from kazoo import client, exceptions, security
+        from kazoo.handlers.threading import KazooTimeoutError
+        from kazoo.protocol import connection, states
 
-            from . import requests
-        except ImportError as error:
-            raise UnsupportedError("zookeeper:// URLs need the package kazoo: install interlock[zookeeper]") from error
+        from . import requests
+
         self.KazooClient: Any = client.KazooClient
         self.ConnectionDropped: Any = connection.ConnectionDropped
         self.NoNodeError: Any = exceptions.NoNodeError
