@@ -18,6 +18,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from .gate import Gate, gate, install
+from .words import parser
 
 real_stat = os.stat
 MARK = "/gate-of-the-matrix/"
@@ -151,7 +152,7 @@ def main() -> None:
     from .files import VERBS
     from .subjects import SUBJECTS
 
-    for name in sys.argv[1:] or [*SUBJECTS, *VERBS]:
+    for name in parser(__doc__, "NAME", [*SUBJECTS, *VERBS]).parse_args().names:
         report = escapes(name)
         print(f"{name}: seen {report.seen.total()}, escaped {report.escaped.total()}")
         for line in report.all():

@@ -31,6 +31,7 @@ import interlock.filelock
 from interlock import Lock, RLock, RWLock, Semaphore
 
 from . import sweep
+from .words import parser, positive
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -354,17 +355,20 @@ def measure(kind: str, step: int = 1) -> dict[str, Any]:
 
 def main() -> None:
     warnings.simplefilter("ignore")
-    words = [word for word in sys.argv[1:] if not word.startswith("--")]
-    step = next((int(word.partition("=")[2]) for word in sys.argv if word.startswith("--step=")), 1)
-    results = [measure(kind, step) for kind in words or [kind for kind in SUBJECTS if kind != "unguarded"]]
-    if "--json" in sys.argv:
+    words = parser(__doc__, "KIND", SUBJECTS, [kind for kind in SUBJECTS if kind != "unguarded"])
+    words.add_argument("--step", type=positive, default=1, help="fork at every STEP-th opcode only (1)")
+    words.add_argument("--json", action="store_true", help="print JSON")
+    words.add_argument("--where", action="store_true", help="print the places of what was wrong")
+    options = words.parse_args()
+    results = [measure(kind, options.step) for kind in options.names]
+    if options.json:
         print(json.dumps(results))
         return
     columns = ("kind", "points", "forks", *FAULTS)
     print("| " + " | ".join(columns) + " |\n|---|" + "---:|" * (len(columns) - 1))
     for result in results:
         print("| " + " | ".join(str(result[name]) for name in columns) + " |")
-    if "--where" in sys.argv:
+    if options.where:
         for result in results:
             for fault, where in result["places"].items():
                 print(result["kind"], fault, *sorted(set(where)), sep="\n  ")

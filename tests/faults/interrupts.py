@@ -22,6 +22,7 @@ import filelock
 from interlock import Lock
 
 from . import sweep
+from .words import parser
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,10 +103,13 @@ def rows(*places: str) -> list[Row]:
 
 
 def main() -> None:
+    words = parser(__doc__, "WHERE", ["signals", "opcodes"])
+    words.add_argument("--json", action="store_true", help="print JSON")
+    options = words.parse_args()
     warnings.simplefilter("ignore")  # dropping locks that are held is what this program does
     sys.unraisablehook = lambda _: None  # struck inside a finalizer
-    table = rows(*[word for word in sys.argv[1:] if word != "--json"] or ["signals", "opcodes"])
-    if "--json" in sys.argv:
+    table = rows(*options.names)
+    if options.json:
         print(json.dumps([row._asdict() for row in table]))
         return
     print("| interrupted in | at | lock | points | held | leaked |\n|---|---|---|---:|---:|---:|")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import threading
 import warnings
 from contextlib import nullcontext
@@ -20,6 +19,7 @@ import interlock
 from interlock import AsyncLock, AsyncRWLock, AsyncSemaphore, Lock, RWHold, RWLock
 
 from . import subjects, sweep
+from .words import parser, positive
 
 TTL = 600.0  # who is left behind is found, and does not run out
 
@@ -271,14 +271,17 @@ SCENARIOS: dict[str, type[sweep.Scenario]] = {
 }
 
 
-def main(names: list[str]) -> None:
+def main() -> None:
+    words = parser(__doc__, "SCENARIO", SCENARIOS)
+    words.add_argument("--all", action="store_true", help="strike at every opcode, also where no handler runs")
+    words.add_argument("--step", type=positive, default=1, help="strike at every STEP-th point only (1)")
+    options = words.parse_args()
     warnings.simplefilter("ignore", ResourceWarning)  # dropping a hold is what this program does
     warnings.simplefilter("ignore", RuntimeWarning)  # interrupted between making a coroutine and awaiting it
-    sweep.Bomb.everywhere = "--all" in names
-    step = next((int(name.partition("=")[2]) for name in names if name.startswith("--step=")), 1)
-    for name in [name for name in names if not name.startswith("--")] or SCENARIOS:
-        print(json.dumps(sweep.sweep(SCENARIOS[name], step)), flush=True)
+    sweep.Bomb.everywhere = options.all
+    for name in options.names:
+        print(json.dumps(sweep.sweep(SCENARIOS[name], options.step)), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

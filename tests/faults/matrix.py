@@ -23,7 +23,6 @@ import json
 import os
 import re
 import shutil
-import sys
 import tempfile
 import threading
 import time
@@ -55,6 +54,7 @@ from . import files
 from .gate import Fault, Gate, Site, gate, install
 from .plants import PLANTS
 from .subjects import SUBJECTS, TTL, Referee, watch_renewals
+from .words import parser, positive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -439,30 +439,32 @@ def measure(kind: str, referee: Referee, every: int = 1) -> tuple[Row, list[Fail
 
 
 def main() -> None:
-    words = sys.argv[1:]
-    every = int(words.pop(words.index("--every") + 1)) if "--every" in words else 1
-    if "--only" in words:
-        only.append(words.pop(words.index("--only") + 1))
-    names = [word for word in words if not word.startswith("--")] or [*SUBJECTS, *files.VERBS]
+    words = parser(__doc__, "NAME", [*SUBJECTS, *files.VERBS])
+    words.add_argument("--every", type=positive, default=1, help="run every N-th case only (1)", metavar="N")
+    words.add_argument("--only", metavar="TEXT", help="run only cases whose site has this in its name")
+    words.add_argument("--plant", choices=list(PLANTS), action="append", default=[], help="a bug, which must be found")
+    words.add_argument("--json", action="store_true", help="print JSON")
+    options = words.parse_args()
+    if options.only:
+        only.append(options.only)
     warnings.simplefilter("ignore")
     referee = Referee()
     install()
     hook_waits()
     watch_renewals()
-    for word in words:
-        if word.removeprefix("--plant-") in PLANTS:
-            PLANTS[word.removeprefix("--plant-")]()
+    for name in options.plant:
+        PLANTS[name]()
     rows, failures = [], []
-    if "--json" not in words:
+    if not options.json:
         print("| engine | sites | cases | violations |\n|---|---:|---:|---:|")
-    for name in names:
-        row, wrong = (files.measure if name in files.VERBS else measure)(name, referee, every)
+    for name in options.names:
+        row, wrong = (files.measure if name in files.VERBS else measure)(name, referee, options.every)
         rows.append(row)
         failures += wrong
-        if "--json" not in words:
+        if not options.json:
             print(f"| {row.subject} | {row.sites} | {row.cases:,} | {row.violations} |", flush=True)
     referee.close()
-    if "--json" in words:
+    if options.json:
         print(json.dumps({"rows": [row._asdict() for row in rows], "failures": [str(each) for each in failures]}))
         return
     print(f"| together | {sum(row.sites for row in rows)} | {sum(row.cases for row in rows):,} | {len(failures)} |")

@@ -60,5 +60,5 @@ def test_what_it_has_found(subject: str, call: str) -> None:
     ("plant", "every", "problem"), [("grant", "3", "1: granted, and another"), ("leak", "7", "2: descriptors leak")]
 )
 def test_a_planted_bug_is_found(plant: str, every: str, problem: str) -> None:
-    found = matrix("--plant-" + plant, "--every", every, "--only", "flock", "flock", patience=0.1)
+    found = matrix("--plant", plant, "--every", every, "--only", "flock", "flock", patience=0.1)
     assert any(problem in failure for failure in found["failures"])

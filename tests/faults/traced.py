@@ -24,6 +24,7 @@ from .gate import Fault, Site
 from .matrix import World, descriptors, leaked, undocumented
 from .plants import PLANTS
 from .subjects import SUBJECTS, Referee
+from .words import parser, positive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -180,16 +181,17 @@ def main() -> None:
             PLANTS[plant]()
         worker(words[1], words[2], int(words[3]))
         return
-    every = int(words.pop(words.index("--every") + 1)) if "--every" in words else 1
-    names = [word for word in words if word in CALLS] or list(CALLS)
+    asked = parser(__doc__, "KIND", CALLS)
+    asked.add_argument("--every", type=positive, default=1, help="run every N-th case only (1)", metavar="N")
+    options = asked.parse_args()
     referee = Referee()
     wrong = []
     total: Counter[str] = Counter()
     print("| lock | cases | fault met | survived | said so | wrong |\n|---|---:|---:|---:|---:|---:|")
-    for name in names:
+    for name in options.names:
         count: Counter[str] = Counter()
         for turn, case in enumerate(cases()):
-            if case.kind != name or turn % every:
+            if case.kind != name or turn % options.every:
                 continue
             found = run(case, referee)
             count["cases"] += 1

@@ -98,17 +98,16 @@ def is_local(directory: str) -> bool:
 def changes() -> int:
     """A number that is another one when the mount table has changed since. What is kept about a place is kept with the
     number from before the table was read."""
-    watch = _watch or _begin_watch()
-    try:
-        intact = watch is None or watch.same()
-    except (OSError, IndexError):
-        intact = False
-    if not intact:  # the program has closed all descriptors, or this one
+    watch = _watch
+    if watch is None or not watch.same():  # else the program has closed all descriptors, or this one
         _forget()
-        return changes()
+        watch = _begin_watch()
     if watch is not None:
-        # In C from the system call to the list: no signal handler runs in between and loses the news.
-        _news.extend(filter(None, map(watch.look(), (0,))))
+        try:
+            # In C from the system call to the list: no signal handler runs in between and loses the news.
+            _news.extend(filter(None, map(watch.look(), (0,))))
+        except (OSError, IndexError) as error:  # ENOMEM, or another thread gave it up: what is not known has changed
+            _news.append(str(error))
     if len(_news) != _heeded:
         _heed()
     return len(_news)
@@ -154,7 +153,10 @@ class _Watch:
         return poller.poll
 
     def same(self) -> bool:
-        found = os.fstat(self._fds[0])
+        try:
+            found = os.fstat(self._fds[0])
+        except (OSError, IndexError):
+            return False
         return (found.st_dev, found.st_ino) == self._is
 
     def close(self) -> None:
