@@ -278,6 +278,15 @@ class Postgres(Server):
         with open(f"/proc/{self.pid}/task/{self.pid}/children") as file:
             return [self.pid, *map(int, file.read().split())]
 
+    def _end(self, how: signal.Signals) -> None:
+        """And when all have let go of its memory, which those that talk with clients do a little later than a killed
+        postmaster: one that is started before that refuses."""
+        left = [] if self.process is None or self.process.poll() is not None else self._processes()
+        super()._end(how)
+        limit = time.monotonic() + PATIENCE
+        while any(os.path.exists(f"/proc/{pid}") for pid in left) and time.monotonic() < limit:
+            time.sleep(0.005)
+
     def suspend(self) -> None:
         for pid in self._processes():
             with contextlib.suppress(ProcessLookupError):  # one of its workers has just ended

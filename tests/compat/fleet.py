@@ -127,21 +127,23 @@ class Fleet:
         )  # fmt: skip
         return Worker(library, process, history)
 
-    def _go(self, worker: Worker) -> None:
-        assert worker.process.stdin is not None
-        assert worker.process.stdout is not None
-        if worker.process.stdout.readline() != "ready\n":
-            raise RuntimeError(f"a worker of {worker.library} did not start")
-        worker.process.stdin.write("go\n")
-        worker.process.stdin.flush()
+    def _go(self, *workers: Worker) -> None:
+        """When all are there, so that none is done before another one begins."""
+        for worker in workers:
+            assert worker.process.stdout is not None
+            if worker.process.stdout.readline() != "ready\n":
+                raise RuntimeError(f"a worker of {worker.library} did not start")
+        for worker in workers:
+            assert worker.process.stdin is not None
+            worker.process.stdin.write("go\n")
+            worker.process.stdin.flush()
 
     def run(self, holds: int, seconds: float, each: int = 2, killed_holders: int = 0) -> Outcome:
         """Until there were so many holds, and so many were killed while they held; for so many seconds at most."""
         began = time.monotonic()
         try:
             self._workers += [self._start(library) for library in self._libraries for _ in range(each)]
-            for worker in self._workers:
-                self._go(worker)
+            self._go(*self._workers)
             self._watch(holds, killed_holders, began + seconds)
         finally:
             for worker in self._workers:
@@ -169,8 +171,12 @@ class Fleet:
 
     def _watch(self, holds: int, killed_holders: int, deadline: float) -> None:
         while time.monotonic() < deadline:
-            written = sum(each.history.stat().st_size for each in self._past + self._workers if each.history.exists())
-            if written // (3 * RECORD.size) >= holds and self.outcome.kills_while_holding >= killed_holders:
+            by_library = dict.fromkeys(self._libraries, 0)
+            for each in self._past + self._workers:
+                by_library[each.library] += each.history.stat().st_size if each.history.exists() else 0
+            written = {library: size // (3 * RECORD.size) for library, size in by_library.items()}
+            enough = sum(written.values()) >= holds and all(written.values())
+            if enough and self.outcome.kills_while_holding >= killed_holders:
                 return
             for worker in self._workers:
                 if worker.process.poll() is not None:

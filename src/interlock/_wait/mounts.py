@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 
 from .._core import fork
 
@@ -135,7 +136,12 @@ _heeded = 0
 class _Watch:
     """The open mount table, and what tells whether the descriptor is still on it."""
 
+    _poll: Callable[[], Any]
+    _what: int
+
     def __init__(self) -> None:
+        if sys.platform == "win32":
+            raise OSError(errno.ENOSYS, "there is no mount table")
         import select
 
         self._is: tuple[int, int] | None = None
@@ -150,7 +156,8 @@ class _Watch:
         """What to call with 0 to hear of news. One for each caller: two threads cannot use one object of these."""
         poller = self._poll()
         poller.register(self._fds[0], self._what)
-        return poller.poll
+        call: Callable[[int], list[tuple[int, int]]] = poller.poll
+        return call
 
     def same(self) -> bool:
         try:
