@@ -163,6 +163,13 @@ def test_only_update_holds_are_upgraded(path: str) -> None:
 # ---- order
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who gets no core for a while keeps its place."""
+    monkeypatch.setattr(kernel, "PATIENCE", 5.0)
+
+
+@pytest.mark.usefixtures("patient")
 def test_who_comes_after_a_writer_waits_behind_it(path: str) -> None:
     lock = RWLock(path)
     order: list[str] = []
@@ -262,6 +269,7 @@ def test_a_plain_lock_and_flock_exclude_it_both_ways(path: str) -> None:
             assert not _flock(path, fcntl.LOCK_EX)
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_plain_lock_that_waits_is_not_passed_by_new_readers(path: str) -> None:
     lock = RWLock(path)
     first = lock.read()
