@@ -2,7 +2,8 @@
 
 What was read is kept until the table changes. poll(2) on /proc/self/mountinfo tells of that, once for each time that
 the file was opened (proc(5)), so one descriptor stays open for the life of the process. A device number is no sign:
-the one of a filesystem that was unmounted is given to the next one that is mounted.
+the one of a filesystem that was unmounted is given to the next one that is mounted. A process that goes over to
+another mount namespace (setns(2), unshare(2)) goes on watching the one that it came from.
 """
 
 from __future__ import annotations
@@ -196,8 +197,8 @@ def _begin_watch() -> _Watch | None:
     try:
         made = _Watch()
     except OSError as error:
-        # Without a descriptor left nothing is kept until there is one.
-        _blind = error.errno not in (errno.EMFILE, errno.ENFILE)
+        # For want of descriptors or memory: nothing is kept until there is some.
+        _blind = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ENOSYS)
         return None
     if _watch is None:
         _watch = made
