@@ -205,16 +205,63 @@ def test_without_a_descriptor_left_nothing_is_kept(monkeypatch: pytest.MonkeyPat
 
         return opens
 
+    for number in (errno.EMFILE, errno.ENOENT, errno.ENOMEM):
+        mounts._forget()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", refuse(number))
+            assert len({mounts.changes() for _ in range(3)}) == 3
+        assert len({mounts.changes() for _ in range(3)}) == 1
+
+
+@on_linux
+def test_what_was_answered_without_a_table_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The look finds its descriptor, but the table cannot be opened."""
+    place = os.path.realpath(tmp_path)
+    local = mounts.is_local(place)
+    assert local
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EMFILE, "no more")
+
+    mounts._local.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(mounts, "open", refuse, raising=False)
+        assert not mounts.is_local(place)
+    assert mounts.is_local(place)
+
+
+@on_linux
+def test_a_poll_that_is_not_the_systems_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of gevent and eventlet do not know POLLPRI, or are not there."""
+    import select
+
     mounts._forget()
     with monkeypatch.context() as patch:
-        patch.setattr(os, "open", refuse(errno.EMFILE))
+        patch.setattr(select, "poll", lambda: None)
+        assert len({mounts.changes() for _ in range(3)}) == 3
+        patch.delattr(select, "poll")
         assert len({mounts.changes() for _ in range(3)}) == 3
     assert len({mounts.changes() for _ in range(3)}) == 1
-    mounts._forget()
-    monkeypatch.setattr(mounts, "_blind", False)
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "open", refuse(errno.ENOENT))
-        assert len({mounts.changes() for _ in range(3)}) == 1
+
+
+@on_linux
+def test_a_look_beside_another_threads_look_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one may have been told, and not have said so yet."""
+    before = mounts.changes()
+    watch = mounts._watch
+    assert watch is not None
+    within: list[int] = []
+    look = watch.look
+
+    def slow() -> Any:
+        monkeypatch.undo()
+        within.append(mounts.changes())
+        return look()
+
+    monkeypatch.setattr(watch, "look", slow)
+    assert mounts.changes() == before
+    assert within != [before]
+    assert mounts.changes() == before
 
 
 @on_linux

@@ -32,6 +32,8 @@ from interlock import (
 from interlock._core import arbiter
 from interlock.engines import kernel
 
+from .places import Deaf
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -436,7 +438,7 @@ def test_a_replaced_file_is_noticed(path: str) -> None:
 
 
 def test_where_there_is_no_queue_it_is_refused(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel.engine(), "_trusted", {os.path.dirname(os.path.realpath(path)): False})
+    monkeypatch.setattr(kernel.engine(), "_trusted", Deaf(os.path.dirname(os.path.realpath(path))))
     with pytest.raises(UnsupportedError, match="needs Linux, a local filesystem"):
         RWLock(path)
 

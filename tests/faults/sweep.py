@@ -32,6 +32,8 @@ from interlock._wait import inotify
 from interlock.engines import kernel
 from interlock.engines.kernel import tickets
 
+from ..places import Deaf
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import CodeType, FrameType
@@ -288,11 +290,11 @@ class ContendedBlind(Contended):
 
     def prepare(self) -> None:
         super().prepare()
-        kernel.engine()._trusted[self.directory] = False
+        kernel.engine()._trusted = Deaf(self.directory)
 
     def clear(self) -> None:
         super().clear()
-        del kernel.engine()._trusted[self.directory]
+        kernel.engine()._trusted = {}
 
 
 class ContendedReplaced(Contended):

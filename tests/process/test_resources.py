@@ -19,6 +19,7 @@ from interlock import Lock, Timeout
 from interlock._wait import inotify
 from interlock.engines.kernel import BLIND_NAP
 
+from ..places import Deaf
 from .workers import (
     Worker,
     descriptors,
@@ -258,7 +259,7 @@ def test_a_waiter_that_naps_and_one_that_listens_share_a_lock(path: str) -> None
     """Where one process has no events, it still gets its turn among others that have."""
     from interlock.engines import kernel
 
-    kernel.engine()._trusted[os.path.dirname(path)] = False
+    kernel.engine()._trusted = Deaf(os.path.dirname(path))
     holder, listener = Worker(), Worker()
     holder.ask("acquire", path)
     listener.tell("acquire", path)

@@ -17,6 +17,7 @@ import pytest
 from interlock import AsyncLock, Lock, Timeout
 from interlock._core.arbiter import turns
 
+from ..places import Deaf
 from .workers import Worker, isolated, locked_by_others, queues, tickets, until
 
 if TYPE_CHECKING:
@@ -120,10 +121,10 @@ def test_every_kind_of_wait_can_be_interrupted(path: str) -> None:
         assert tickets(path) == 0
 
     line = Lock(path)._line
-    kernel.engine()._trusted[os.path.dirname(path)] = False
+    kernel.engine()._trusted = Deaf(os.path.dirname(path))
     for timeout in None, 30:
         interrupted(lambda: any(getattr(claim, "parker", None) for claim in list(turns.values())), timeout)
-    del kernel.engine()._trusted[os.path.dirname(path)]
+    kernel.engine()._trusted = {}
 
     first = threading.Thread(target=lambda: Lock(path).acquire().release())
     first.start()

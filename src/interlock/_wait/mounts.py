@@ -2,8 +2,9 @@
 
 What was read is kept until the table changes. poll(2) on /proc/self/mountinfo tells of that, once for each time that
 the file was opened (proc(5)), so one descriptor stays open for the life of the process. A device number is no sign:
-the one of a filesystem that was unmounted is given to the next one that is mounted. A process that goes over to
-another mount namespace (setns(2), unshare(2)) goes on watching the one that it came from.
+the one of a filesystem that was unmounted is given to the next one that is mounted. Not seen is what makes no news: a
+directory above a mount point that is renamed, chroot(2); and a process that goes over to another mount namespace
+(setns(2), unshare(2)) goes on watching the one that it came from.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from itertools import count
+from types import BuiltinFunctionType
 
 from .._core import fork
 
@@ -98,40 +101,35 @@ def is_local(directory: str) -> bool:
 
 
 def changes() -> int:
-    """A number that is another one when the mount table has changed since. What is kept about a place is kept with the
-    number from before the table was read."""
+    """A number that is another one when the mount table has changed since; each time another one where that cannot be
+    known. What is kept about a place is kept with the number from before the table was read."""
+    global seen
     watch = _watch
     if watch is None or not watch.same():  # else the program has closed all descriptors, or this one
         _forget()
         watch = _begin_watch()
+    sure = False
     if watch is not None:
+        _looks.append(watch)
         try:
             # In C from the system call to the list: no signal handler runs in between and loses the news.
             _news.extend(filter(None, map(watch.look(), (0,))))
-        except (OSError, IndexError) as error:  # ENOMEM, or another thread gave it up: what is not known has changed
-            _news.append(str(error))
-    if len(_news) != _heeded:
-        _heed()
-    return len(_news)
+            sure = True
+        except (OSError, IndexError):  # ENOMEM, or another thread gave it up
+            pass
+        finally:
+            _looks.pop()
+    # In the middle of another thread's look, the news may be in its hands.
+    seen = len(_news) if sure and not _looks else -next(_unknown)
+    return seen
 
 
-def until_change(kept: dict[Any, Any]) -> None:
-    """Empty it whenever `changes` finds that there were some."""
-    _kept.append(kept)
-
-
-def _heed() -> None:
-    global _heeded
-    now = len(_news)
-    for kept in _kept:
-        kept.clear()
-    _heeded = now
-
-
-_kept: list[dict[Any, Any]] = []
+seen = 0
+"""What `changes` said last, for who is on a hotter path."""
+_looks: list[_Watch] = []
 _news: list[object] = []
 """An item for each change."""
-_heeded = 0
+_unknown = count(1)
 
 
 class _Watch:
@@ -141,12 +139,15 @@ class _Watch:
     _what: int
 
     def __init__(self) -> None:
+        self._is: tuple[int, int] | None = None
+        self._fds: list[int] = []
         if sys.platform == "win32":
             raise OSError(errno.ENOSYS, "there is no mount table")
         import select
 
-        self._is: tuple[int, int] | None = None
-        self._fds: list[int] = []
+        if not isinstance(getattr(select, "poll", None), BuiltinFunctionType):  # gevent's knows no POLLPRI
+            raise OSError(errno.ENOSYS, "there is no poll(2)")
+
         # In C from the system call to the list, as above.
         self._fds.extend(map(os.open, (_TABLE,), (os.O_RDONLY | os.O_CLOEXEC,)))
         found = os.fstat(self._fds[0])
@@ -181,24 +182,20 @@ class _Watch:
 
 _TABLE = "/proc/self/mountinfo"
 _watch: _Watch | None = None
-_blind = False
 _registered = False
 
 
 def _begin_watch() -> _Watch | None:
-    """None where there is no table to watch: without /proc."""
-    global _watch, _blind, _registered
-    if _blind:
-        return None
+    """None where there is no table to watch (without /proc), and where no descriptor is left."""
+    global _watch, _registered
     if not _registered:
-        _registered = True
         fork.in_child(_forget)
+        _registered = True
     _news.append("what happened before is not known")
     try:
         made = _Watch()
-    except OSError as error:
-        # For want of descriptors or memory: nothing is kept until there is some.
-        _blind = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ENOSYS)
+    except OSError:
+        _news.pop()
         return None
     if _watch is None:
         _watch = made
@@ -219,6 +216,7 @@ def _lines() -> Iterator[tuple[list[str], str]]:
         with open(_TABLE, encoding="utf-8", errors="surrogateescape") as file:
             lines = file.readlines()
     except OSError:
+        _news.append("what was answered without it is not kept")
         return
     yield from split(lines)
 

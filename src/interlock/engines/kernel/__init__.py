@@ -42,6 +42,7 @@ from time import monotonic, monotonic_ns
 from ..._core import arbiter
 from ..._errors import DeadlockError, UnsupportedError
 from ..._model import Claim, Traits
+from ..._wait import mounts
 from . import patience, tickets
 
 if sys.platform == "win32":
@@ -141,7 +142,7 @@ class KernelEngine:
         self.choice = choice
         self._events = events
         self._tickets = queue  # without one, a release wakes all waiters of the machine, and they race
-        self._trusted: dict[str, bool] = {}
+        self._trusted: dict[str, tuple[int, bool]] = {}
         self._siblings: dict[str, KernelEngine] = {}
         self.traits = Traits(
             name="kernel",
@@ -444,11 +445,11 @@ class KernelEngine:
         if self._events is None:
             return False
         directory = dirname(path)
-        try:
-            return self._trusted[directory]
-        except KeyError:
-            trusted = self._trusted[directory] = self._events.trusts(directory)
-            return trusted
+        now = mounts.seen
+        known = self._trusted.get(directory)
+        if known is None or known[0] != now:
+            known = self._trusted[directory] = now, self._events.trusts(directory)
+        return known[1]
 
     def _subscribe(self, io: IO, claim: KernelClaim, deadline: float) -> None:
         if deadline == FOREVER:
@@ -597,10 +598,6 @@ def engine() -> KernelEngine:
 
             events = _platform_events()
         _engines.setdefault("kernel", KernelEngine(Ops(), events))  # one step: threads may come here together
-        if sys.platform == "linux":
-            from ..._wait import mounts
-
-            mounts.until_change(_engines["kernel"]._trusted)
     return _engines["kernel"]
 
 
