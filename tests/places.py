@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from interlock import _choice, _target
 from interlock._fs import settings
@@ -49,13 +49,3 @@ class Places:
         self._patch.setattr(_choice, "_chosen", {})
         self._patch.setattr(_choice, "_said", set())
         self._patch.setattr(settings, "_loaded", None)
-
-
-class Deaf(dict[str, tuple[int, bool]]):
-    """For an engine's `_trusted`: there are no events in these directories, whatever is mounted anywhere meanwhile."""
-
-    def __init__(self, *directories: str) -> None:
-        self._directories = directories
-
-    def get(self, key: str, default: Any = None) -> Any:
-        return (mounts.seen, False) if key in self._directories else super().get(key, default)

@@ -393,3 +393,13 @@ def test_doctor_takes_a_relative_second_path(tmp_path: Path) -> None:
     done = tool("doctor", "d", "d", "--json", cwd=tmp_path)
     found = json.loads(done.stdout)
     assert (found["trouble"], found["second"]) == ("", str(tmp_path / "d"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts are known on Linux only")
+@pytest.mark.parametrize("second", ["missing", "other"])
+def test_doctor_wants_the_same_directory_twice(second: str, tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "other").mkdir()
+    done = tool("doctor", "d", second, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"interlock: {tmp_path / second} is not the same directory\n"

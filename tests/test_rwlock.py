@@ -32,8 +32,6 @@ from interlock import (
 from interlock._core import arbiter
 from interlock.engines import kernel
 
-from .places import Deaf
-
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -438,7 +436,7 @@ def test_a_replaced_file_is_noticed(path: str) -> None:
 
 
 def test_where_there_is_no_queue_it_is_refused(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel.engine(), "_trusted", Deaf(os.path.dirname(os.path.realpath(path))))
+    monkeypatch.setattr(kernel.engine(), "_hears", lambda path: False)
     with pytest.raises(UnsupportedError, match="needs Linux, a local filesystem"):
         RWLock(path)
 

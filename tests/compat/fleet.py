@@ -279,7 +279,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=600, help="at most, per kind")
     parser.add_argument("--kills", type=float, default=2.0, help="per second")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--kinds", nargs="*", default=list(KINDS))
+    parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=KINDS, metavar="KIND", help=", ".join(KINDS))
     options = parser.parse_args()
     report = []
     with tempfile.TemporaryDirectory() as scratch:

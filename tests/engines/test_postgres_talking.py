@@ -5,6 +5,7 @@ A test run takes every fifth point; all of them: python -m tests.engines.test_po
 
 from __future__ import annotations
 
+import argparse
 import gc
 import sys
 import threading
@@ -162,6 +163,7 @@ def test_one_that_talks_is_waited_for(postgres_server: Postgres) -> None:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description="An interrupt at every point of the talk with a server.").parse_args()
     warnings.simplefilter("ignore")  # dropping holds, and coroutines that were not begun, is what this program does
     sys.unraisablehook = lambda _: None  # interrupts in finalizers, which the interpreter drops
     with Postgres() as server:

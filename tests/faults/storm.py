@@ -212,7 +212,9 @@ def main() -> None:
     warnings.simplefilter("ignore")  # dropping holds and coroutines is what this program does
     if options.careless:
         vars(shells)["abandon"] = lambda claim: None
-    print(json.dumps(storm(options.seconds, options.seed)))
+    found = storm(options.seconds, options.seed)
+    print(json.dumps(found))
+    sys.exit(1 if found["failures"] else 0)
 
 
 if __name__ == "__main__":

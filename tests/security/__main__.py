@@ -63,8 +63,10 @@ def table(found: dict[Attack, Verdict]) -> list[str]:
 def main() -> int:
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("--write", action="store_true")
-    words.add_argument("--only", default="")
+    words.add_argument("--only", default="", help="entries with this in their names")
     asked = words.parse_args()
+    if not any(asked.only in entry.name for entry in ENTRIES):
+        words.error(f"no entry has {asked.only!r} in its name: {', '.join(sorted({each.name for each in ENTRIES}))}")
     if os.geteuid():
         print("only root can plant devices and other users' files", file=sys.stderr)
         return 2

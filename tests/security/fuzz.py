@@ -23,6 +23,7 @@ import time
 import tracemalloc
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..faults.words import positive
 from .parsers import PARSERS, Parser
 
 if TYPE_CHECKING:
@@ -196,9 +197,9 @@ def added_up() -> int:
 
 def main() -> int:
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("--inputs", type=int, default=20_000)
+    words.add_argument("--inputs", type=positive, default=20_000)
     words.add_argument("--seed", type=int, default=int(time.time()))
-    words.add_argument("--only", action="append", default=[])
+    words.add_argument("--only", action="append", default=[], choices=[parser.name for parser in PARSERS])
     words.add_argument("--input")
     words.add_argument("--record", action="store_true")
     words.add_argument("--sum", action="store_true")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
 import re
-import sys
 from typing import Any
 
 import pytest
@@ -80,7 +80,12 @@ def test_owners_and_contenders_leave_room_between_them() -> None:
 
 
 if __name__ == "__main__":
-    for title in sys.argv[1:] or SOAK:
+    words = argparse.ArgumentParser(description=f"{__doc__} The names: {'; '.join({**CASES, **SOAK})}")
+    words.add_argument("names", nargs="*", metavar="NAME", help="only these; else those that take minutes")
+    asked = words.parse_args().names
+    if unknown := [name for name in asked if name not in {**CASES, **SOAK}]:
+        words.error(f"there is no {unknown[0]!r}")
+    for title in asked or SOAK:
         number, rounds, options = {**CASES, **SOAK}[title]
         found = run(title, explore(number, rounds, limit=30_000_000, **options))
         assert not found.broken

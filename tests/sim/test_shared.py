@@ -5,6 +5,7 @@ What is proven is what the simulated kernel is like (see `simkernel`), for so ma
 
 from __future__ import annotations
 
+import argparse
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -170,5 +171,6 @@ def test_with_a_foreign_shared_flock(life: str) -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description="All interleavings of what the tests run with few.").parse_args()
     for title, (contenders, options, _) in SHARING_BOUNDED.items():
         _hold(title, share, contenders, {**options, "preemptions": None}, 500_000)

@@ -44,7 +44,7 @@ def doctor(directory: str, second: str | None, peer: bool, join: str | None, wai
     Exit status, for scripts:
       0  locks exclude, between all hosts that can use the place
       1  they do not, or are refused here
-      2  the command line is wrong, there is no such directory, or a setting makes no sense
+      2  the command line is wrong, there is no such directory, SECOND is another one, or a setting makes no sense
       3  they exclude processes; whether other hosts, is not known
       4  the filesystem did not answer, or the peer did not
     """
@@ -58,6 +58,9 @@ def doctor(directory: str, second: str | None, peer: bool, join: str | None, wai
         found = probe(directory, second=second)
     except (OSError, ValueError) as error:
         complain(_why(error, directory))
+        sys.exit(USAGE)
+    if second and not found.second and not _hangs(found):
+        complain(found.trouble)
         sys.exit(USAGE)
     if not peer:
         _print(found.as_dict() if as_json else _text(found), as_json)
