@@ -213,7 +213,8 @@ def main() -> None:
     if options.careless:
         vars(shells)["abandon"] = lambda claim: None
     found = storm(options.seconds, options.seed)
-    print(json.dumps(found))
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)  # one that is left would end the interpreter on its way out
+    print(json.dumps(found), flush=True)
     sys.exit(1 if found["failures"] else 0)
 
 

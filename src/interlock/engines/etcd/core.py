@@ -191,6 +191,7 @@ class Base(RemoteEngine):
         """Is it granted? If not, say whom it waits for."""
         other = _queue.foreign(queue, place)
         if other is not None:
+            self._leave(claim)  # now: who asks next, for the right kind, must not find it
             raise ProtocolError(
                 f"{claim.line.resource} is in use as {_kind(other)}, and this is {_kind(queue[place])}: all who use it"
                 " must agree, or use another name"
