@@ -53,18 +53,19 @@ _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 class Ops:
     """The system calls, by name. Bound once: the uncontended path is made of little else."""
 
-    # Annotated as variables: they are functions that the table holds, not methods.
-    open: Callable[..., int] = os.open
-    close: Callable[[int], None] = os.close
-    fstat: Callable[[int], os.stat_result] = os.fstat
-    stat: Callable[..., os.stat_result] = os.stat
-    lstat: Callable[[bytes], os.stat_result] = os.lstat
-    flock: Callable[[int, int], None] = fcntl.flock
-    flags: Callable[..., int] = fcntl.fcntl
+    # Annotated as variables: they are functions that the table holds, not methods, also where gevent or a test has put
+    # functions of Python in the place of the system's.
+    open: Callable[..., int] = staticmethod(os.open)
+    close: Callable[[int], None] = staticmethod(os.close)
+    fstat: Callable[[int], os.stat_result] = staticmethod(os.fstat)
+    stat: Callable[..., os.stat_result] = staticmethod(os.stat)
+    lstat: Callable[[bytes], os.stat_result] = staticmethod(os.lstat)
+    flock: Callable[[int, int], None] = staticmethod(fcntl.flock)
+    flags: Callable[..., int] = staticmethod(fcntl.fcntl)
     fcntl: Callable[..., Any] = flags
     makedirs: Callable[..., None] = staticmethod(os.makedirs)
-    pread: Callable[[int, int, int], bytes] = os.pread
-    utime: Callable[[int], None] = os.utime
+    pread: Callable[[int, int, int], bytes] = staticmethod(os.pread)
+    utime: Callable[[int], None] = staticmethod(os.utime)
     lock = "flock(2)"  # what it is called in messages
     place = ""  # the filesystem, where it is known
     yield_core: Callable[[], None] = staticmethod(getattr(os, "sched_yield", lambda: None))
