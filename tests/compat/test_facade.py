@@ -234,9 +234,9 @@ def test_costs_little_more_than_lock(path: str) -> None:
                 pass
         return time.perf_counter() - began
 
-    cost(lock), cost(facade)
-    ratios = sorted(cost(facade) / cost(lock) for _ in range(41))
-    assert ratios[20] < 1.15, ratios
+    costs = [(cost(facade), cost(lock)) for _ in range(41)]
+    least = [min(each) for each in zip(*costs, strict=True)]  # noise only adds
+    assert least[0] / least[1] < 1.15, costs
 
 
 # ---- interruptions
