@@ -103,6 +103,9 @@ granted: dict[Claim, None] = {}
 listener: Listener | None = None
 """Set while somebody observes: see `observe`."""
 
+forks = 0
+"""How many forks there are between this process and the one that first imported this."""
+
 _lines: dict[tuple[int, str], KeyedRef[tuple[int, str], Line]] = {}
 """Not a WeakValueDictionary: its `setdefault` is several steps, and two threads may get two lines of one key."""
 
@@ -152,7 +155,10 @@ def give_back(claim: Claim) -> None:
     """End a claim's turn, if it has it, and let the next place in."""
     line = claim.line
     if turns.get(line) is claim:
-        del turns[line]
+        try:
+            del turns[line]
+        except KeyError:  # a child that was forked by a handler, after the look
+            pass
     if line.queue:
         wake_first(line)
 
@@ -200,6 +206,8 @@ def _bury(line: Line) -> None:
 
 def forget_all() -> list[Claim]:
     """In a forked child: empty every line, and return the claims that belong to the parent."""
+    global forks
+    forks += 1
     inherited = [*turns.values(), *granted]
     turns.clear()
     granted.clear()
@@ -241,6 +249,7 @@ class Place:
             return False
         if turns.setdefault(line, claim) is not claim:
             return False
+        claim.depth = 1  # a fork in a handler of a signal, in the middle of a wait, has made it 0
         self.leave_queue()
         return True
 
@@ -255,25 +264,45 @@ class Place:
     async def try_acquire(self, io: IO, deadline: float) -> bool:
         claim = self.claim
         line = claim.line
+        born = forks
         if turns.get(line) is not claim and not self._take_turn():
             return False
         try:
-            return await line.engine.try_acquire(io, claim, deadline)
-        except OSError as error:
-            named(error, line.key)
-            raise
+            won = await line.engine.try_acquire(io, claim, deadline)
+        except Exception as error:
+            if born == forks or line.remote:
+                if isinstance(error, OSError):
+                    named(error, line.key)
+                raise
+            won = False
+        if born != forks and not line.remote:
+            self._start_anew()
+            return False
+        return won
+
+    def _start_anew(self) -> None:
+        """In a child that was forked by a handler of a signal, in the middle of an attempt: that went on with a claim
+        that was disowned, and whatever it got since is in no line."""
+        claim = self.claim
+        claim.line.engine.drop(claim)
+        claim.line.engine.disown(claim)
 
     async def wait(self, io: IO, until: float) -> None:
         claim = self.claim
+        born = forks
         told = listener
         if told is not None:
             told.waiting(claim)
         if turns.get(claim.line) is claim:
             try:
                 await claim.line.engine.wait(io, claim, until)
-            except OSError as error:
-                named(error, claim.line.key)
-                raise
+            except Exception as error:
+                if born == forks or claim.line.remote:
+                    if isinstance(error, OSError):
+                        named(error, claim.line.key)
+                    raise
+            if born != forks and not claim.line.remote:
+                self._start_anew()
         else:
             # Whoever should wake this place may be in an event loop that was stopped, or closed over its tasks: so
             # it looks for itself now and then, and then takes a free turn whatever its rank.
